@@ -1,0 +1,43 @@
+// Micro-batches out of token files: the tokens of any micro-batch of any step, from the pure sample
+// order.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "io/data/sampler.h"
+#include "io/data/token_file.h"
+#include "model/layers/context.h"
+
+namespace elaswave::app {
+
+class Batches {
+ public:
+  /// REQUIRES: `tokens` holds at least one sample of `context` tokens and outlives this.
+  Batches(const data::TokenSet& tokens, std::uint64_t seed, std::int64_t context,
+          std::int64_t vocab, std::int64_t micro_batch, std::int64_t global_batch);
+
+  /// Reads micro-batch `index` of `step` into the buffers of this object, which the result views
+  /// until the next call.
+  Result<layers::MicroBatch> training(Step step, std::int64_t index, float dropout);
+  /// Reads the `index`-th micro-batch of the stream in file order, for validation.
+  Result<layers::MicroBatch> in_order(std::int64_t index);
+
+  /// Micro-batches that in_order() can read without reading a sample twice; at least 1.
+  std::int64_t in_order_count() const;
+  std::uint64_t sample_hash(Step step) const {
+    return sampler_.sample_hash(raw(step), global_batch_);
+  }
+
+ private:
+  Result<void> read_sample(std::int64_t slot, std::int64_t sample);
+
+  const data::TokenSet& tokens_;
+  data::Sampler sampler_;
+  std::uint64_t seed_;
+  std::int64_t context_, vocab_, micro_batch_, global_batch_;
+  std::vector<std::int64_t> positions_B_;
+  std::vector<std::int32_t> ids_N_, targets_N_, sample_;
+};
+
+}  // namespace elaswave::app

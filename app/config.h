@@ -1,0 +1,75 @@
+// Everything a training run can be told, as one plain struct. The option table (options.cpp) binds
+// a key to each field; defaults live here and nowhere else.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "model/spec/config.h"
+
+namespace elaswave::app {
+
+struct Config {
+  struct Model {
+    std::string preset = "gpt2-124m";
+    // 0 / negative: as the preset says.
+    std::int64_t layers = 0, heads = 0, hidden = 0, context = 0, vocab = 0;
+    double dropout = -1;
+  } model;
+
+  struct Data {
+    std::vector<std::string> train;  // token files, read as one
+    std::vector<std::string> val;
+    std::string format = "auto";  // auto | elaswave | nanogpt | llmc | megatron
+    std::string dtype = "auto";   // auto | u8 | u16 | i32: for files that do not say (nanogpt)
+  } data;
+
+  struct Train {
+    std::int64_t seed = 1337;
+    std::int64_t steps = 1000;
+    std::int64_t decay_steps = 0;    // 0: train.steps
+    std::int64_t stop_at = 0;        // 0: never
+    std::int64_t micro_batch = 4;    // samples
+    std::int64_t global_batch = 32;  // samples
+    double lr = 6e-4;
+    double min_lr = 6e-5;
+    std::int64_t warmup_steps = 100;
+    std::string lr_schedule = "cosine";  // cosine | wsd | linear | constant
+    double wsd_decay_fraction = 0.2;
+    double weight_decay = 0.1;
+    double beta1 = 0.9;
+    double beta2 = 0.95;
+    double epsilon = 1e-8;
+    double clip = 1.0;                // 0: off
+    std::string non_finite = "stop";  // stop | skip
+    std::int64_t val_every = 0;       // 0: never (but see val_last)
+    std::int64_t val_batches = 20;    // micro-batches of a validation pass; 0: the whole file
+    bool val_last = true;             // also after the last step when data.val is given
+    std::string dump_state;           // file; empty: none
+  } train;
+
+  struct Numerics {
+    std::string mode = "exact";  // exact | fast
+  } numerics;
+
+  struct Device {
+    std::int64_t threads = 0;  // 0: cores / ranks on this host, at least 1
+    std::string isa = "auto";  // auto | avx2 | avx512
+  } device;
+
+  struct Comm {
+    std::int64_t timeout_ms = 60000;  // of any single wait
+    bool checksum = false;
+  } comm;
+
+  struct Log {
+    std::string dir;                // empty: no files
+    std::int64_t every = 1;         // console lines
+    std::int64_t digest_every = 0;  // 0: last step only
+    std::string console = "auto";   // auto | plain | bar
+    std::string level = "info";     // debug | info | warn | error
+  } log;
+};
+
+}  // namespace elaswave::app

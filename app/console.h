@@ -1,0 +1,48 @@
+// What a person sees on stdout: a table at start, one line a step, a summary, and the last line
+// that scripts read. Only the reporter has one. THREADS: one caller.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "app/trainer.h"
+
+namespace elaswave::app {
+
+enum class ConsoleMode { plain, bar };  // bar: a live progress bar below the lines, for terminals
+
+class Console {
+ public:
+  Console(ConsoleMode mode, std::int64_t every, const RunSpec& spec);
+
+  using Rows = std::vector<std::pair<std::string, std::string>>;
+  /// An aligned two-column table.
+  void table(const Rows& rows);
+  void step(const StepReport& report);
+  /// Work by rank and their sums, then "done step=20 loss=1.234567 digest=0123456789abcdef" as the
+  /// last line
+  /// ("stopped ..." when the run was asked to stop).
+  void finish(const RunSummary& summary);
+
+ private:
+  std::string line(const StepReport& report) const;
+  std::string bar(const StepReport& report) const;
+  std::string remaining(std::int64_t step) const;
+
+  ConsoleMode mode_;
+  std::int64_t every_;
+  RunSpec spec_;
+  double mean_seconds_ = 0;  // of a step: exponential mean, for the time remaining
+};
+
+/// "38.6M", "1.24 GiB", "6m02s".
+std::string count_text(double count);
+std::string bytes_text(double bytes);
+std::string duration_text(double seconds);
+
+/// Peak resident memory of this process, bytes; 0 where the system does not tell.
+std::int64_t peak_resident_bytes();
+
+}  // namespace elaswave::app

@@ -1,0 +1,109 @@
+#include "app/run_spec.h"
+
+#include <cmath>
+
+#include "io/base/hash.h"
+#include "model/layers/parameters.h"
+
+namespace elaswave::app {
+namespace {
+
+// Below this a gradient spike that clipping would have handled counts as out of range.
+constexpr float kLeastAddendLimit = 64;
+
+optim::LrSchedule lr_schedule(const std::string& name) {
+  if (name == "wsd") return optim::LrSchedule::wsd;
+  if (name == "linear") return optim::LrSchedule::linear;
+  if (name == "constant") return optim::LrSchedule::constant;
+  return optim::LrSchedule::cosine;
+}
+
+optim::AdamWConfig resolve_adamw(const Config::Train& train) {
+  return {.lr = {.schedule = lr_schedule(train.lr_schedule),
+                 .peak = train.lr,
+                 .floor = train.min_lr,
+                 .warmup_steps = train.warmup_steps,
+                 .horizon_steps = train.decay_steps > 0 ? train.decay_steps : train.steps,
+                 .wsd_decay_fraction = train.wsd_decay_fraction},
+          .beta1 = train.beta1,
+          .beta2 = train.beta2,
+          .epsilon = train.epsilon,
+          .weight_decay = train.weight_decay,
+          .clip = train.clip};
+}
+
+Result<void> check_exact_sums(const RunSpec& spec, double epsilon) {
+  const std::int64_t contributions = 1 + kernels::loss_contributions(spec.tokens_per_micro_batch());
+  const float limit = layers::addend_limit(spec.micro_batches, contributions);
+  if (limit < kLeastAddendLimit)
+    return fail(
+        {.code = Code::usage,
+         .what = "the global batch is too large for exact sums",
+         .where = "train.global_batch",
+         .why = fmt::format("{} micro-batches leave gradients a range of {}; at least {} is needed",
+                            spec.micro_batches, limit, kLeastAddendLimit),
+         .fix = "use larger micro-batches, a smaller global batch, or numerics.mode=fast"});
+  const double grid = std::ldexp(1.0, -kernels::kFractionBits);
+  if (grid > epsilon / 4096)
+    return fail(
+        {.code = Code::usage,
+         .what = "AdamW's epsilon is too small for exact sums",
+         .where = "train.epsilon",
+         .why = fmt::format("it is {}; the grid of the sums, {}, must stay below epsilon / 4096",
+                            epsilon, grid),
+         .fix = fmt::format("use at least {}, or numerics.mode=fast", grid * 4096)});
+  return {};
+}
+
+}  // namespace
+
+Result<spec::ModelConfig> resolve_model(const Config::Model& model) {
+  EW_ASSIGN(spec::ModelConfig config, spec::find_preset(model.preset));
+  if (model.layers > 0) config.layers = model.layers;
+  if (model.heads > 0) config.heads = model.heads;
+  if (model.hidden > 0) config.hidden = model.hidden;
+  if (model.context > 0) config.context = model.context;
+  if (model.vocab > 0) config.vocab = model.vocab;
+  if (model.dropout >= 0) config.dropout = static_cast<float>(model.dropout);
+  EW_TRY(spec::validate(config));
+  return config;
+}
+
+Result<RunSpec> resolve(const Config& config) {
+  RunSpec spec;
+  EW_ASSIGN(spec.model, resolve_model(config.model));
+  const Config::Train& train = config.train;
+  EW_CHECK(train.micro_batch > 0 && train.global_batch % train.micro_batch == 0,
+           "global batch {}, micro-batch {}", train.global_batch, train.micro_batch);
+  spec.sum_mode = config.numerics.mode == "fast" ? zero::SumMode::fast : zero::SumMode::exact;
+  spec.adamw = resolve_adamw(train);
+  spec.non_finite = train.non_finite == "skip" ? NonFinite::skip : NonFinite::stop;
+  spec.seed = static_cast<std::uint64_t>(train.seed);
+  spec.steps = train.steps;
+  spec.stop_at = train.stop_at;
+  spec.micro_batch = train.micro_batch;
+  spec.micro_batches = train.global_batch / train.micro_batch;
+  spec.val_every = train.val_every;
+  spec.val_batches = train.val_batches;
+  spec.val_last = train.val_last;
+  spec.digest_every = config.log.digest_every;
+  spec.timeout = config.comm.timeout_ms * kMillisecond;
+  if (spec.sum_mode == zero::SumMode::exact) EW_TRY(check_exact_sums(spec, train.epsilon));
+  return spec;
+}
+
+std::uint64_t RunSpec::recipe_hash() const {
+  const optim::LrConfig& lr = adamw.lr;
+  return hash_text(fmt::format("{} {} {} {} {} {} | {} {} {} {} | {} {} {} {} {} {} | {} {} {} {} "
+                               "{} | {} {} {} {} {} {}",
+                               model.layers, model.heads, model.hidden, model.context, model.vocab,
+                               model.dropout, static_cast<int>(storage), static_cast<int>(sum_mode),
+                               static_cast<int>(non_finite), seed, static_cast<int>(lr.schedule),
+                               lr.peak, lr.floor, lr.warmup_steps, lr.horizon_steps,
+                               lr.wsd_decay_fraction, adamw.beta1, adamw.beta2, adamw.epsilon,
+                               adamw.weight_decay, adamw.clip, micro_batch, micro_batches, steps,
+                               stop_at, val_every, val_batches) +
+                   fmt::format("{} {}", val_last, digest_every));
+}
+
+}  // namespace elaswave::app

@@ -1,0 +1,52 @@
+// A configuration resolved into what a run needs: model, batch geometry, optimizer. Pure.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "app/config.h"
+#include "io/base/clock.h"
+#include "io/base/error.h"
+#include "model/optim/commit.h"
+#include "model/spec/config.h"
+#include "parallel/zero/store.h"
+
+namespace elaswave::app {
+
+enum class NonFinite { stop, skip };
+
+struct RunSpec {
+  spec::ModelConfig model;
+  DType storage = DType::f32;
+  zero::SumMode sum_mode = zero::SumMode::exact;
+  optim::AdamWConfig adamw;
+  NonFinite non_finite = NonFinite::stop;
+  std::uint64_t seed = 0;
+  std::int64_t steps = 0;          // the last step
+  std::int64_t stop_at = 0;        // 0: never; otherwise stop after this step as if asked
+  std::int64_t micro_batch = 0;    // samples
+  std::int64_t micro_batches = 0;  // G
+  std::int64_t val_every = 0;
+  std::int64_t val_batches = 0;  // micro-batches; 0: the whole file
+  bool val_last = true;
+  std::int64_t digest_every = 0;
+  Nanoseconds timeout = 0;  // of any single wait
+
+  std::int64_t global_batch() const { return micro_batch * micro_batches; }
+  std::int64_t tokens_per_micro_batch() const { return micro_batch * model.context; }
+  std::int64_t tokens_per_step() const { return global_batch() * model.context; }
+
+  /// Everything that the trained bits depend on, apart from data and numeric class: ranks compare
+  /// its hash at start.
+  std::uint64_t recipe_hash() const;
+};
+
+/// The preset with the single sizes put over it, validated.
+Result<spec::ModelConfig> resolve_model(const Config::Model& model);
+
+/// Also checks the model's shape and that the exact sums can hold the run's gradients.
+/// REQUIRES: train.global_batch is a multiple of train.micro_batch (cross_check() in options.h sees
+/// to it).
+Result<RunSpec> resolve(const Config& config);
+
+}  // namespace elaswave::app

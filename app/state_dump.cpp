@@ -1,0 +1,89 @@
+#include "app/state_dump.h"
+
+#include <array>
+#include <vector>
+
+#include "io/hdf5/file.h"
+
+namespace elaswave::app {
+namespace {
+
+constexpr std::array<const char*, 3> kKinds = {"master", "moment1", "moment2"};
+
+std::span<float> state_of(zero::Shard& shard, const zero::OwnedBlock& owned, std::size_t kind) {
+  if (kind == 0) return shard.master(owned);
+  return kind == 1 ? shard.moment1(owned) : shard.moment2(owned);
+}
+
+// Both ends walk blocks in the same order: by block, then kind.
+Result<void> send_blocks(const StateDump& dump, int reporter) {
+  std::vector<comm::Work> sends;
+  for (const zero::OwnedBlock& owned : dump.shard.owned())
+    for (std::size_t kind = 0; kind < kKinds.size(); ++kind)
+      sends.push_back(dump.world.send(reporter, comm::Channel::state,
+                                      {std::as_bytes(state_of(dump.shard, owned, kind))}));
+  for (const comm::Work& work : sends)
+    EW_TRY(dump.world.wait(work, "send state", Deadline::after(dump.world.clock(), dump.timeout)));
+  return {};
+}
+
+Result<void> write_attributes(const StateDump& dump, hdf5::Writer& writer) {
+  EW_TRY(writer.set_i64("/", "step", raw(dump.shard.version.step)));
+  EW_TRY(writer.set_i64("/", "block_elems", layout::kBlockElems));
+  EW_TRY(writer.set_i64("/", "block_count",
+                        dump.blocks.count() * static_cast<std::int64_t>(kKinds.size())));
+  return writer.set_text("/", "state_digest", fmt::format("{:016x}", dump.digest));
+}
+
+Result<void> write_blocks(const StateDump& dump, hdf5::Writer& writer) {
+  std::vector<std::array<hdf5::DatasetWriter, 3>> datasets(dump.inventory.tensors().size());
+  for (std::size_t tensor = 0; tensor < datasets.size(); ++tensor) {
+    const spec::TensorSpec& spec = dump.inventory.tensors()[tensor];
+    const std::span<const std::int64_t> dims =
+        spec.dims == 2 ? std::span(spec.shape) : std::span(spec.shape).subspan(1);
+    for (std::size_t kind = 0; kind < kKinds.size(); ++kind) {
+      EW_ASSIGN(datasets[tensor][kind],
+                writer.create_f32(fmt::format("/{}/{}", kKinds[kind], spec.name), dims));
+    }
+  }
+  std::size_t mine = 0;
+  std::vector<float> received;
+  for (std::int64_t index = 0; index < dump.blocks.count(); ++index) {
+    const layout::Block& block = dump.blocks.block(index);
+    const std::int32_t stage = dump.plan.stage_of_layer(block.layer);
+    const std::int32_t owner = dump.plan.owner[static_cast<std::size_t>(index)];
+    const int rank = dump.plan.stages[static_cast<std::size_t>(stage)]
+                         .replicas[static_cast<std::size_t>(owner)]
+                         .world_ranks.front();
+    const bool own = rank == dump.world.world_rank();
+    for (std::size_t kind = 0; kind < kKinds.size(); ++kind) {
+      std::span<const float> values;
+      if (own) {
+        values = state_of(dump.shard, dump.shard.owned()[mine], kind);
+      } else {
+        received.resize(static_cast<std::size_t>(block.elems));
+        const comm::Work work = dump.world.receive(rank, comm::Channel::state,
+                                                   {std::as_writable_bytes(std::span(received))});
+        EW_TRY(dump.world.wait(work, "receive state",
+                               Deadline::after(dump.world.clock(), dump.timeout)));
+        values = received;
+      }
+      EW_TRY(datasets[static_cast<std::size_t>(block.tensor)][kind].write(block.begin, values));
+    }
+    if (own) ++mine;
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<void> dump_state(const StateDump& dump, const std::string& path) {
+  const int reporter = dump.group.world_ranks.front();
+  if (dump.world.world_rank() != reporter) return send_blocks(dump, reporter);
+  EW_ASSIGN(hdf5::Writer writer, hdf5::Writer::create(path));
+  EW_TRY(write_attributes(dump, writer));
+  EW_TRY(write_blocks(dump, writer));
+  return writer.close();
+}
+
+}  // namespace elaswave::app

@@ -1,0 +1,301 @@
+#include "app/trainer.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "app/state_dump.h"
+#include "elastic/plan/healthy.h"
+#include "io/base/log.h"
+#include "model/gpt/init.h"
+#include "parallel/comm/group.h"
+
+namespace elaswave::app {
+namespace {
+
+std::vector<std::int64_t> storage_bytes(const spec::Inventory& inventory) {
+  std::vector<std::int64_t> bytes;
+  for (const spec::TensorSpec& tensor : inventory.tensors())
+    bytes.push_back(size_bytes(tensor.storage));
+  return bytes;
+}
+
+/// The first names of a list that can have hundreds: a spike in one tensor soon reaches all.
+std::string first_names(const std::vector<std::string>& names) {
+  constexpr std::size_t kShown = 3;
+  if (names.empty()) return "none on this rank";
+  std::string text;
+  for (std::size_t i = 0; i < std::min(kShown, names.size()); ++i)
+    text += (i == 0 ? "" : ", ") + names[i];
+  if (names.size() > kShown) text += fmt::format(" and {} more", names.size() - kShown);
+  return text;
+}
+
+layers::Context context_of(const RunSpec& spec, const TrainerParts& parts) {
+  return {parts.ops, parts.stream, spec.model, spec.micro_batch, spec.storage};
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Trainer>> Trainer::create(const RunSpec& spec, const TrainerParts& parts) {
+  EW_TRY(parts.train.sample_count(spec.model.context));
+  EW_TRY(parts.train.check_vocab(spec.model.vocab));
+  if (parts.val != nullptr) {
+    EW_TRY(parts.val->sample_count(spec.model.context));
+    EW_TRY(parts.val->check_vocab(spec.model.vocab));
+  }
+  const layout::BlockTable blocks = spec::Inventory(spec.model, spec.storage).blocks();
+  EW_ASSIGN(layout::Plan plan, plan::healthy_plan(blocks, parts.world.size(), spec.micro_batches,
+                                                  parts.world.generation()));
+  return std::unique_ptr<Trainer>(new Trainer(spec, parts, std::move(plan)));
+}
+
+Trainer::Trainer(const RunSpec& spec, const TrainerParts& parts, layout::Plan plan)
+    : spec_(spec),
+      parts_(parts),
+      plan_(std::move(plan)),
+      group_(comm::everyone(parts.world)),
+      inventory_(spec.model, spec.storage),
+      blocks_(inventory_.blocks()),
+      place_(layout::place_of(plan_, parts.world.world_rank())),
+      micro_batches_(layout::micro_batches_of(plan_, place_)),
+      shard_(blocks_, plan_, parts.world.world_rank()),
+      working_(blocks_, storage_bytes(inventory_)),
+      sums_(blocks_, spec.sum_mode),
+      owners_(blocks_, plan_, place_.stage),
+      reducer_(parts.world, group_, blocks_, owners_, sums_, spec.timeout),
+      gatherer_(parts.world, group_, blocks_, owners_, working_, spec.timeout),
+      parameters_(inventory_, working_),
+      gradients_(inventory_, sums_, spec.micro_batches, spec.tokens_per_micro_batch()),
+      stage_(context_of(spec_, parts), inventory_, parameters_, gradients_),
+      batches_(parts.train, spec.seed, spec.model.context, spec.model.vocab, spec.micro_batch,
+               spec.global_batch()) {
+  if (parts.val != nullptr)
+    val_batches_.emplace(*parts.val, spec.seed, spec.model.context, spec.model.vocab,
+                         spec.micro_batch, spec.global_batch());
+  gpt::initialize(parts.stream, inventory_, blocks_, spec.seed, shard_, working_);
+}
+
+Result<RunSummary> Trainer::run(StepObserver& observer) {
+  gatherer_.start(shard_.version);
+  StepReport last;
+  for (Step step{1}; raw(step) <= spec_.steps; step = next(step)) {
+    EW_ASSIGN(last, run_step(step));
+    EW_TRY(observer.on_step(last));
+    if (raw(step) < spec_.steps && (stop_agreed_ || raw(step) == spec_.stop_at))
+      return summarize(last, true);
+  }
+  return summarize(last, false);
+}
+
+Result<StepReport> Trainer::run_step(Step step) {
+  comm::World& world = parts_.world;
+  const Nanoseconds begin = world.clock().now();
+  world.probe(Point::step_begin);
+
+  optim::CommitVote vote;
+  EW_TRY(compute(step, vote));
+
+  world.probe(Point::before_reduce);
+  EW_TRY(reducer_.finish());
+  world.probe(Point::after_reduce);
+  optim::log_gradients(parts_.ops, parts_.stream, blocks_, shard_, sums_, spec_.micro_batches,
+                       vote);
+  world.probe(Point::after_log);
+
+  EW_ASSIGN(const optim::CommitRecord record, commit(step, vote));
+
+  EW_TRY(gatherer_.begin_apply());
+  world.probe(Point::during_apply);
+  optim::apply(parts_.ops, parts_.stream, inventory_, blocks_, shard_, record, working_);
+  updates_ = record.updates;
+  world.probe(Point::after_apply);
+
+  gatherer_.start(shard_.version);  // overlaps with the next forward pass
+  world.probe(Point::after_gather);
+
+  StepReport report{.record = record,
+                    .samples = raw(step) * spec_.global_batch(),
+                    .tokens = raw(step) * spec_.tokens_per_step(),
+                    .duration = world.clock().now() - begin};
+  const bool last = raw(step) == spec_.steps || raw(step) == spec_.stop_at || stop_agreed_;
+  if (last || (spec_.digest_every > 0 && raw(step) % spec_.digest_every == 0)) {
+    EW_ASSIGN(report.digest, digest());
+  }
+  if (val_batches_ &&
+      ((last && spec_.val_last) || (spec_.val_every > 0 && raw(step) % spec_.val_every == 0))) {
+    EW_ASSIGN(report.val_loss, validate());
+  }
+  return report;
+}
+
+Result<void> Trainer::compute(Step step, optim::CommitVote& vote) {
+  EW_TRY(reducer_.begin_step());
+  sums_.begin_step();
+  gradients_.clear_flags();
+  for (const std::int64_t index : micro_batches_)
+    EW_TRY(run_micro_batch(step, index, index == micro_batches_.back(), vote));
+  // A rank without a share, or whose samples could not be read, still owes its peers its (empty)
+  // sums.
+  if (micro_batches_.empty() || data_error_)
+    for (std::int32_t layer = inventory_.layers(); layer-- > 0;) EW_TRY(reduce_layer(layer));
+  if (!gradients_.bad_tensors().empty()) vote.bad_ranks = 1;
+  vote.data_failures = data_error_ ? 1 : 0;
+  vote.stop_requests = asked_to_stop() ? 1 : 0;
+  return {};
+}
+
+Result<void> Trainer::run_micro_batch(Step step, std::int64_t index, bool last,
+                                      optim::CommitVote& vote) {
+  if (data_error_) return {};
+  auto batch = batches_.training(step, index, spec_.model.dropout);
+  if (!batch) {
+    data_error_ = std::move(batch).error();
+    return {};
+  }
+  const auto ready = [this](std::int32_t layer) -> Result<void> {
+    EW_TRY(gatherer_.wait(layer));
+    EW_CHECK(gatherer_.version(layer) == shard_.version,
+             "layer {} has working weights of step {}, the state is at {}", layer,
+             raw(gatherer_.version(layer).step), raw(shard_.version.step));
+    return reducer_.progress();
+  };
+  parts_.world.probe(Point::before_forward);
+  EW_TRY(stage_.forward(*batch, ready));
+  parts_.world.probe(Point::after_forward);
+  EW_TRY(stage_.backward(*batch, [this, last](std::int32_t layer) -> Result<void> {
+    return last ? reduce_layer(layer) : Result<void>{};
+  }));
+  parts_.world.probe(Point::after_backward);
+
+  if (!gpt::add_losses(stage_.losses(), vote.loss)) vote.bad_ranks = 1;
+  vote.tokens += spec_.tokens_per_micro_batch();
+  vote.micro_batches += 1;
+  ++computed_;
+  return {};
+}
+
+Result<void> Trainer::reduce_layer(std::int32_t layer) {
+  for (std::int32_t tensor = 0; tensor < blocks_.tensors(); ++tensor)
+    if (blocks_.tensor(tensor).layer == layer) sums_.settle(tensor);
+  return reducer_.start(layer);
+}
+
+Result<optim::CommitRecord> Trainer::commit(Step step, const optim::CommitVote& vote) {
+  parts_.world.probe(Point::before_commit);
+  std::vector<std::int64_t> words = vote.words();
+  EW_TRY(comm::all_reduce_sum(parts_.world, group_, words, "commit point", deadline()));
+  const optim::CommitVote total = optim::CommitVote::from_words(words);
+  const optim::CommitRecord record = optim::decide(total, {step, plan_.generation}, updates_,
+                                                   batches_.sample_hash(step), spec_.adamw);
+  EW_TRY(check_commit(record, total));
+  stop_agreed_ = total.stop_requests > 0;
+  parts_.world.probe(Point::after_commit);
+  return record;
+}
+
+Result<void> Trainer::check_commit(const optim::CommitRecord& record,
+                                   const optim::CommitVote& total) {
+  const std::int64_t step = raw(record.version.step);
+  if (total.data_failures > 0) return data_failure(total);
+  EW_CHECK(total.micro_batches == spec_.micro_batches, "{} micro-batches computed, {} in a step",
+           total.micro_batches, spec_.micro_batches);
+  EW_CHECK(total.blocks_logged == blocks_.count(), "{} blocks logged, the model has {}",
+           total.blocks_logged, blocks_.count());
+  if (!record.skip) return {};
+
+  const std::string tensors = first_names(gradients_.bad_tensors());
+  if (spec_.non_finite == NonFinite::skip) {
+    log_warn("step {} skipped: non-finite loss or gradient on {} of {} ranks (tensors: {})", step,
+             total.bad_ranks, group_.size(), tensors);
+    return {};
+  }
+  return fail({.code = Code::non_finite,
+               .what = "the loss or a gradient is not finite, or out of range",
+               .where = fmt::format("step {}, samples {:016x}, tensors: {}", step,
+                                    record.sample_hash, tensors),
+               .why = fmt::format("{} of {} ranks saw it; nothing of this step was applied",
+                                  total.bad_ranks, group_.size()),
+               .fix = "lower train.lr, or set train.non_finite=skip to leave such steps out"});
+}
+
+tl::unexpected<Error> Trainer::data_failure(const optim::CommitVote& total) const {
+  if (data_error_) return fail(*data_error_);
+  return fail({.code = Code::data,
+               .what = "another rank could not read its samples",
+               .where = fmt::format("after step {}", raw(shard_.version.step)),
+               .why = fmt::format("{} of {} ranks reported it", total.data_failures, group_.size()),
+               .fix = "see the message of that rank"});
+}
+
+Result<std::uint64_t> Trainer::digest() {
+  const optim::DigestPart part =
+      optim::digest_part(parts_.ops, parts_.stream, inventory_, blocks_, shard_);
+  std::int64_t words[] = {static_cast<std::int64_t>(part.sum), part.blocks};
+  EW_TRY(comm::all_reduce_sum(parts_.world, group_, words, "state digest", deadline()));
+  return optim::state_digest({static_cast<std::uint64_t>(words[0]), words[1]});
+}
+
+Result<double> Trainer::validate() {
+  const std::int64_t available = val_batches_->in_order_count();
+  const std::int64_t count =
+      spec_.val_batches == 0 ? available : std::min(spec_.val_batches, available);
+  optim::CommitVote vote;
+  const auto ready = [this](std::int32_t layer) { return gatherer_.wait(layer); };
+  for (std::int64_t index = place_.replica; index < count; index += group_.size()) {
+    auto batch = val_batches_->in_order(index);
+    if (!batch) {
+      data_error_ = std::move(batch).error();
+      break;
+    }
+    EW_TRY(stage_.evaluate(*batch, ready));
+    if (!gpt::add_losses(stage_.losses(), vote.loss)) vote.bad_ranks = 1;
+    vote.tokens += spec_.tokens_per_micro_batch();
+  }
+  vote.data_failures = data_error_ ? 1 : 0;
+  std::vector<std::int64_t> words = vote.words();
+  EW_TRY(comm::all_reduce_sum(parts_.world, group_, words, "validation loss", deadline()));
+  const optim::CommitVote total = optim::CommitVote::from_words(words);
+  if (total.data_failures > 0) return data_failure(total);
+  if (total.bad_ranks > 0) return std::numeric_limits<double>::quiet_NaN();
+  return total.loss.value() / static_cast<double>(total.tokens);
+}
+
+Result<RunSummary> Trainer::summarize(const StepReport& last, bool stopped) {
+  RunSummary summary{.last_step = last.record.version.step,
+                     .loss = last.record.loss,
+                     .digest = last.digest.value_or(0),
+                     .stopped = stopped};
+  RankWork mine{.micro_batches = computed_};
+  for (const zero::OwnedBlock& owned : shard_.owned())
+    mine.optimizer_bytes +=
+        3 * blocks_.block(owned.block).elems * static_cast<std::int64_t>(sizeof(float));
+  summary.work.resize(static_cast<std::size_t>(group_.size()));
+  EW_TRY(comm::all_gather(parts_.world, group_, std::as_bytes(std::span(&mine, 1)),
+                          std::as_writable_bytes(std::span(summary.work)), "end of run",
+                          deadline()));
+  EW_TRY(gatherer_.begin_apply());  // nothing of ours is under way when the caller closes the world
+  EW_TRY(reducer_.begin_step());
+  return summary;
+}
+
+Result<void> Trainer::dump_state(const std::string& path) {
+  EW_ASSIGN(const std::uint64_t state_digest, digest());
+  return app::dump_state({.world = parts_.world,
+                          .group = group_,
+                          .plan = plan_,
+                          .inventory = inventory_,
+                          .blocks = blocks_,
+                          .shard = shard_,
+                          .digest = state_digest,
+                          .timeout = spec_.timeout},
+                         path);
+}
+
+MemoryUse Trainer::memory() const {
+  return {.working = working_.size_bytes(),
+          .sums = sums_.size_bytes(),
+          .optimizer = shard_.size_bytes(),
+          .activations = stage_.activation_bytes()};
+}
+
+}  // namespace elaswave::app

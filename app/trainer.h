@@ -1,0 +1,131 @@
+// The step loop. trainer.cpp reads top to bottom: compute, reduce, commit, apply, gather.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "app/batches.h"
+#include "app/run_spec.h"
+#include "model/gpt/stage.h"
+#include "model/optim/update.h"
+#include "parallel/comm/world.h"
+#include "parallel/layout/plan.h"
+#include "parallel/zero/gatherer.h"
+#include "parallel/zero/reducer.h"
+
+namespace elaswave::app {
+
+/// What a rank brings to a run. References and pointers must outlive the Trainer.
+struct TrainerParts {
+  comm::World& world;
+  kernels::Ops& ops;
+  device::CpuStream& stream;
+  const data::TokenSet& train;
+  const data::TokenSet* val = nullptr;  // may be null
+  const std::atomic<bool>* stop =
+      nullptr;  // set from outside: leave after the current step; may be null
+};
+
+struct StepReport {
+  optim::CommitRecord record;
+  std::int64_t samples = 0, tokens = 0;  // trained on since step 1
+  Nanoseconds duration = 0;              // of this step, validation apart
+  std::optional<std::uint64_t> digest;
+  std::optional<double> val_loss;  // nats per token
+};
+
+/// Receives every committed step, in order, on every rank. Called inside the step loop: must not
+/// wait for peers.
+class StepObserver {
+ public:
+  virtual ~StepObserver() = default;
+  virtual Result<void> on_step(const StepReport& report) = 0;
+};
+
+struct RankWork {
+  std::int64_t micro_batches = 0;    // computed in this run
+  std::int64_t optimizer_bytes = 0;  // master weights and moments owned
+};
+
+struct RunSummary {
+  Step last_step{};
+  double loss = 0;             // of the last step
+  std::uint64_t digest = 0;    // of the final state
+  bool stopped = false;        // asked to stop before the last step: exit 75
+  std::vector<RankWork> work;  // by world rank
+};
+
+/// Memory of this rank by purpose, bytes.
+struct MemoryUse {
+  std::int64_t working = 0, sums = 0, optimizer = 0, activations = 0;
+  std::int64_t total() const { return working + sums + optimizer + activations; }
+};
+
+/// THREADS: one caller. All members named COLLECTIVE must be called by every rank of the world.
+class Trainer {
+ public:
+  /// Allocates everything, initialises the weights. Local.
+  static Result<std::unique_ptr<Trainer>> create(const RunSpec& spec, const TrainerParts& parts);
+
+  /// COLLECTIVE. Trains to the last step, or to where it is asked to stop.
+  Result<RunSummary> run(StepObserver& observer);
+
+  /// COLLECTIVE. Writes master weights and moments to an HDF5 file on the reporter (README.md,
+  /// "State dump").
+  Result<void> dump_state(const std::string& path);
+
+  MemoryUse memory() const;
+  const layout::Plan& plan() const { return plan_; }
+  const spec::Inventory& inventory() const { return inventory_; }
+
+ private:
+  Trainer(const RunSpec& spec, const TrainerParts& parts, layout::Plan plan);
+
+  Result<StepReport> run_step(Step step);
+  Result<void> compute(Step step, optim::CommitVote& vote);
+  Result<void> run_micro_batch(Step step, std::int64_t index, bool last, optim::CommitVote& vote);
+  Result<void> reduce_layer(std::int32_t layer);
+  Result<optim::CommitRecord> commit(Step step, const optim::CommitVote& vote);
+  Result<void> check_commit(const optim::CommitRecord& record, const optim::CommitVote& total);
+  tl::unexpected<Error> data_failure(const optim::CommitVote& total) const;
+  Result<std::uint64_t> digest();
+  Result<double> validate();
+  Result<RunSummary> summarize(const StepReport& last, bool stopped);
+  bool asked_to_stop() const {
+    return parts_.stop != nullptr && parts_.stop->load(std::memory_order_relaxed);
+  }
+  Deadline deadline() const { return Deadline::after(parts_.world.clock(), spec_.timeout); }
+
+  RunSpec spec_;
+  TrainerParts parts_;
+  layout::Plan plan_;
+  comm::Group group_;
+
+  spec::Inventory inventory_;
+  layout::BlockTable blocks_;
+  layout::Place place_;
+  std::vector<std::int64_t> micro_batches_;  // this rank's share of every step
+
+  zero::Shard shard_;
+  zero::TensorStore working_;
+  zero::GradSums sums_;
+  zero::OwnerLists owners_;
+  zero::Reducer reducer_;
+  zero::Gatherer gatherer_;
+
+  layers::Parameters parameters_;
+  layers::Gradients gradients_;
+  gpt::Stage stage_;
+
+  Batches batches_;
+  std::optional<Batches> val_batches_;
+  std::optional<Error> data_error_;  // of this rank, reported to all at the commit point
+  bool stop_agreed_ = false;
+  std::int64_t updates_ = 0;   // AdamW's t
+  std::int64_t computed_ = 0;  // micro-batches
+};
+
+}  // namespace elaswave::app

@@ -1,0 +1,51 @@
+// `elaswave --version`. Versions of header libraries are those this program was compiled with, of
+// shared libraries those it runs with.
+#include <H5public.h>
+#include <fmt/format.h>
+#include <spdlog/version.h>
+#include <toml++/toml.h>
+
+#include <CLI/Version.hpp>
+
+#include "app/commands.h"
+#include "model/kernels/cpu_ops.h"
+#include "parallel/comm/world_mpi.h"
+
+namespace elaswave::app {
+namespace {
+
+std::string hdf5_version() {
+  unsigned major = 0, minor = 0, release = 0;
+  if (H5get_libversion(&major, &minor, &release) < 0) return "unknown";
+  return fmt::format("{}.{}.{}", major, minor, release);
+}
+
+std::string numeric_class() {
+  const auto ops = kernels::make_cpu_ops(kernels::Isa::automatic);
+  return ops ? (*ops)->numeric_class() : fmt::format("none ({})", ops.error().why);
+}
+
+/// MPI names itself in up to several lines; the first says which it is.
+std::string first_line(std::string_view text) {
+  return std::string(text.substr(0, text.find('\n')));
+}
+
+}  // namespace
+
+std::string version_text() {
+  std::string text = fmt::format("elaswave {}\n", ELASWAVE_VERSION);
+  const auto add = [&text](std::string_view name, std::string_view value) {
+    text += fmt::format("  {:<14} {}\n", name, value);
+  };
+  add("mpi", first_line(comm::mpi_library_version()));
+  add("onednn", kernels::gemm_library_version());
+  add("hdf5", hdf5_version());
+  add("cli11", CLI11_VERSION);
+  add("spdlog", fmt::format("{}.{}.{}", SPDLOG_VER_MAJOR, SPDLOG_VER_MINOR, SPDLOG_VER_PATCH));
+  add("toml++", fmt::format("{}.{}.{}", TOML_LIB_MAJOR, TOML_LIB_MINOR, TOML_LIB_PATCH));
+  add("backends", "cpu");
+  add("numeric class", numeric_class());
+  return text;
+}
+
+}  // namespace elaswave::app

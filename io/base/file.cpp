@@ -1,0 +1,247 @@
+#include "io/base/file.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <filesystem>
+#include <system_error>
+#include <utility>
+
+#include "io/base/log.h"
+
+namespace elaswave {
+namespace {
+
+// Linux moves at most 0x7ffff000 bytes a call; one GiB keeps well below on every system.
+constexpr std::int64_t kLargestCallBytes = std::int64_t{1} << 30;
+
+/// Repeats a system call that a signal interrupted.
+template <typename Call>
+auto retry(Call call) {
+  auto result = call();
+  while (result == -1 && errno == EINTR) result = call();
+  return result;
+}
+
+std::string_view remedy(int error_number) {
+  switch (error_number) {
+    case ENOENT:
+      return "check the spelling and that the directory exists";
+    case EACCES:
+    case EPERM:
+    case EROFS:
+      return "check the permissions of the file and its directory";
+    case ENOSPC:
+    case EDQUOT:
+      return "free some space or write elsewhere";
+    case EMFILE:
+    case ENFILE:
+      return "raise the limit of open files (ulimit -n)";
+    case EISDIR:
+      return "name a file, not a directory";
+    default:
+      return "check the disk and the file system";
+  }
+}
+
+Result<Descriptor> open_descriptor(const std::string& path, int flags, std::string_view purpose) {
+  Descriptor descriptor(retry([&] { return ::open(path.c_str(), flags | O_CLOEXEC, 0666); }));
+  if (!descriptor)
+    return fail(system_error(fmt::format("cannot open a file {}", purpose), path, errno));
+  struct stat status {};
+  if (::fstat(descriptor.get(), &status) != 0)
+    return fail(system_error("cannot examine a file", path, errno));
+  if (S_ISDIR(status.st_mode))
+    return fail(system_error(fmt::format("cannot open a file {}", purpose), path, EISDIR));
+  return descriptor;
+}
+
+std::string parent_directory(const std::string& path) {
+  const std::string parent = std::filesystem::path(path).parent_path().string();
+  return parent.empty() ? "." : parent;
+}
+
+// A rename is durable only after its directory is.
+Result<void> sync_directory(const std::string& path) {
+  Descriptor directory(
+      retry([&] { return ::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC); }));
+  if (!directory) return fail(system_error("cannot open a directory", path, errno));
+  // EINVAL: a file system without directory sync; then nothing better can be done.
+  if (retry([&] { return ::fsync(directory.get()); }) != 0 && errno != EINVAL)
+    return fail(system_error("cannot make a directory durable", path, errno));
+  return {};
+}
+
+}  // namespace
+
+void DescriptorTraits::release(handle_type descriptor) {
+  // Data is made durable by sync(), which is checked; a failing close can only be told.
+  if (::close(descriptor) != 0 && errno != EINTR)
+    log_warn("closing a file failed (errno {})", errno);
+}
+
+Error system_error(std::string what, std::string_view path, int error_number) {
+  const bool absent_or_no_file =
+      error_number == ENOENT || error_number == EISDIR || error_number == ENOTDIR;
+  return {absent_or_no_file ? Code::data : Code::io, std::move(what), std::string(path),
+          std::generic_category().message(error_number), std::string(remedy(error_number))};
+}
+
+Result<File> File::open(const std::string& path) {
+  EW_ASSIGN(Descriptor descriptor, open_descriptor(path, O_RDONLY, "for reading"));
+  return File(std::move(descriptor), path);
+}
+
+Result<File> File::create(const std::string& path) {
+  EW_ASSIGN(Descriptor descriptor,
+            open_descriptor(path, O_RDWR | O_CREAT | O_TRUNC, "for writing"));
+  return File(std::move(descriptor), path);
+}
+
+Result<File> File::append(const std::string& path) {
+  EW_ASSIGN(Descriptor descriptor,
+            open_descriptor(path, O_WRONLY | O_CREAT | O_APPEND, "for appending"));
+  return File(std::move(descriptor), path);
+}
+
+Result<std::int64_t> File::size_bytes() const {
+  struct stat status {};
+  if (::fstat(descriptor(), &status) != 0)
+    return fail(system_error("cannot examine a file", path_, errno));
+  return static_cast<std::int64_t>(status.st_size);
+}
+
+Result<std::int64_t> File::read_some(std::span<std::byte> out) {
+  const auto wanted = std::min<std::size_t>(out.size(), kLargestCallBytes);
+  const ssize_t got = retry([&] { return ::read(descriptor(), out.data(), wanted); });
+  if (got < 0) return fail(system_error("cannot read a file", path_, errno));
+  return static_cast<std::int64_t>(got);
+}
+
+Result<void> File::read_at(std::int64_t offset_bytes, std::span<std::byte> out) const {
+  while (!out.empty()) {
+    const auto wanted = std::min<std::size_t>(out.size(), kLargestCallBytes);
+    const ssize_t got =
+        retry([&] { return ::pread(descriptor(), out.data(), wanted, offset_bytes); });
+    if (got < 0) return fail(system_error("cannot read a file", path_, errno));
+    if (got == 0)
+      return fail({Code::data, "a file ends too early", path_,
+                   fmt::format("nothing at byte {}, {} more expected", offset_bytes, out.size()),
+                   "make or copy the file again"});
+    out = out.subspan(static_cast<std::size_t>(got));
+    offset_bytes += got;
+  }
+  return {};
+}
+
+Result<void> File::write_all(std::span<const std::byte> bytes) {
+  while (!bytes.empty()) {
+    const auto wanted = std::min<std::size_t>(bytes.size(), kLargestCallBytes);
+    const ssize_t done = retry([&] { return ::write(descriptor(), bytes.data(), wanted); });
+    if (done < 0) return fail(system_error("cannot write a file", path_, errno));
+    bytes = bytes.subspan(static_cast<std::size_t>(done));
+  }
+  return {};
+}
+
+Result<void> File::write_at(std::int64_t offset_bytes, std::span<const std::byte> bytes) {
+  while (!bytes.empty()) {
+    const auto wanted = std::min<std::size_t>(bytes.size(), kLargestCallBytes);
+    const ssize_t done =
+        retry([&] { return ::pwrite(descriptor(), bytes.data(), wanted, offset_bytes); });
+    if (done < 0) return fail(system_error("cannot write a file", path_, errno));
+    bytes = bytes.subspan(static_cast<std::size_t>(done));
+    offset_bytes += done;
+  }
+  return {};
+}
+
+Result<void> File::reserve(std::int64_t offset_bytes, std::int64_t size_bytes) {
+  if (size_bytes <= 0) return {};
+  const int error_number =
+      retry([&] { return ::posix_fallocate(descriptor(), offset_bytes, size_bytes); });
+  if (error_number != 0)
+    return fail(
+        system_error(fmt::format("cannot reserve {} bytes", size_bytes), path_, error_number));
+  return {};
+}
+
+Result<void> File::resize(std::int64_t size_bytes) {
+  if (retry([&] { return ::ftruncate(descriptor(), size_bytes); }) != 0)
+    return fail(system_error("cannot change the size of a file", path_, errno));
+  return {};
+}
+
+Result<void> File::sync() {
+  if (retry([&] { return ::fsync(descriptor()); }) != 0)
+    return fail(system_error("cannot make a file durable", path_, errno));
+  return {};
+}
+
+Result<ReplacementFile> ReplacementFile::create(const std::string& final_path) {
+  if (std::error_code ignored; std::filesystem::is_directory(final_path, ignored))
+    return fail(system_error("cannot open a file for writing", final_path, EISDIR));
+  // The process id keeps two writers of one file apart: the later rename wins, and wins whole.
+  EW_ASSIGN(File file, File::create(fmt::format("{}.tmp-{}", final_path, ::getpid())));
+  return ReplacementFile(std::move(file), final_path);
+}
+
+ReplacementFile::ReplacementFile(ReplacementFile&& other) noexcept
+    : file_(std::move(other.file_)),
+      final_path_(std::move(other.final_path_)),
+      state_(std::exchange(other.state_, State::over)) {}
+
+ReplacementFile::~ReplacementFile() {
+  if (state_ == State::writing) ::unlink(file_.path().c_str());
+}
+
+Result<void> ReplacementFile::publish() {
+  EW_CHECK(state_ == State::writing, "published twice: {}", final_path_);
+  EW_TRY(file_.sync());
+  if (std::rename(file_.path().c_str(), final_path_.c_str()) != 0)
+    return fail(system_error("cannot rename a finished file", final_path_, errno));
+  state_ = State::over;
+  return sync_directory(parent_directory(final_path_));
+}
+
+Result<MappedFile> MappedFile::open(const std::string& path) {
+  EW_ASSIGN(const Descriptor descriptor, open_descriptor(path, O_RDONLY, "for reading"));
+  struct stat status {};
+  if (::fstat(descriptor.get(), &status) != 0)
+    return fail(system_error("cannot examine a file", path, errno));
+  if (!S_ISREG(status.st_mode))
+    return fail(
+        {Code::data, "cannot map a file", path, "it is a pipe or a device", "name a regular file"});
+  MappedFile mapped;
+  if (status.st_size == 0) return mapped;  // an empty range cannot be mapped
+  const auto size = static_cast<std::size_t>(status.st_size);
+  void* address = ::mmap(nullptr, size, PROT_READ, MAP_SHARED, descriptor.get(), 0);
+  if (address == MAP_FAILED) return fail(system_error("cannot map a file", path, errno));
+  mapped.bytes_ = {static_cast<const std::byte*>(address), size};
+  return mapped;
+}
+
+MappedFile::MappedFile(MappedFile&& other) noexcept : bytes_(std::exchange(other.bytes_, {})) {}
+
+MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
+  std::swap(bytes_, other.bytes_);
+  return *this;
+}
+
+MappedFile::~MappedFile() {
+  if (!bytes_.empty()) ::munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
+}
+
+Result<void> create_directories(const std::string& path) {
+  std::error_code error;
+  std::filesystem::create_directories(path, error);
+  if (error) return fail(system_error("cannot create a directory", path, error.value()));
+  return {};
+}
+
+}  // namespace elaswave

@@ -1,0 +1,80 @@
+#include "model/gpt/fingerprint.h"
+
+#include <vector>
+
+#include "io/base/hash.h"
+#include "model/gpt/init.h"
+#include "model/gpt/stage.h"
+#include "model/optim/update.h"
+
+namespace elaswave::gpt {
+namespace {
+
+constexpr std::uint64_t kSeed = 0x656C617377617665;  // any constant; part of the fingerprint's definition
+constexpr float kDropout = 0.125f;
+
+/// One replica that owns everything.
+layout::Plan solo_plan(const layout::BlockTable& blocks) {
+  layout::Plan plan;
+  plan.chunk_of_layer.assign(static_cast<std::size_t>(blocks.layers()), 0);
+  plan.stage_of_chunk = {0};
+  plan.stages = {{{{{0}}}}};
+  plan.micro_batches = 1;
+  plan.route = {0};
+  plan.owner.assign(static_cast<std::size_t>(blocks.count()), 0);
+  return plan;
+}
+
+std::vector<std::int32_t> random_tokens(std::int64_t count, std::int64_t vocab, std::uint64_t which) {
+  const RandomStream stream = random_stream(kSeed, RandomUse::fingerprint, which);
+  std::vector<std::int32_t> tokens(static_cast<std::size_t>(count));
+  for (std::size_t i = 0; i < tokens.size(); ++i)
+    tokens[i] = static_cast<std::int32_t>(random_word(stream, i) % static_cast<std::uint64_t>(vocab));
+  return tokens;
+}
+
+}  // namespace
+
+Result<std::uint64_t> fingerprint(kernels::Ops& ops, device::CpuStream& stream, const spec::ModelConfig& config,
+                                  std::int64_t micro_batch, DType storage) {
+  spec::ModelConfig shallow = config;
+  shallow.layers = 1;
+  const spec::Inventory inventory(shallow, storage);
+  const layout::BlockTable blocks = inventory.blocks();
+  std::vector<std::int64_t> storage_bytes;
+  for (const spec::TensorSpec& tensor : inventory.tensors()) storage_bytes.push_back(size_bytes(tensor.storage));
+
+  zero::TensorStore working(blocks, storage_bytes);
+  zero::GradSums sums(blocks, zero::SumMode::exact);
+  zero::Shard shard(blocks, solo_plan(blocks), 0);
+  initialize(stream, inventory, blocks, kSeed, shard, working);
+
+  const layers::Context context{ops, stream, shallow, micro_batch, storage};
+  const layers::Parameters parameters(inventory, working);
+  layers::Gradients gradients(inventory, sums, 1, context.tokens());
+  Stage stage(context, inventory, parameters, gradients);
+
+  std::vector<std::int64_t> positions(static_cast<std::size_t>(micro_batch));
+  for (std::size_t i = 0; i < positions.size(); ++i) positions[i] = static_cast<std::int64_t>(i);
+  const auto ids = random_tokens(context.tokens(), config.vocab, 1);
+  const auto targets = random_tokens(context.tokens(), config.vocab, 2);
+  const layers::MicroBatch batch{kSeed, Step{1}, positions, ids, targets, kDropout};
+  const auto at_once = [](std::int32_t) -> Result<void> { return {}; };
+  EW_TRY(stage.forward(batch, at_once));
+  EW_TRY(stage.backward(batch, at_once));
+
+  optim::CommitVote vote;
+  vote.tokens = context.tokens();
+  add_losses(stage.losses(), vote.loss);
+  optim::log_gradients(ops, stream, blocks, shard, sums, 1, vote);
+  const optim::AdamWConfig adamw{.lr = {.schedule = optim::LrSchedule::constant, .peak = 1e-3}};
+  const optim::CommitRecord record = optim::decide(vote, {Step{1}, Generation{0}}, 0, 0, adamw);
+  optim::apply(ops, stream, inventory, blocks, shard, record, working);
+
+  std::uint64_t hash = optim::state_digest(optim::digest_part(ops, stream, inventory, blocks, shard));
+  const std::span<const float> losses = stage.losses();
+  hash = hash_bytes(std::as_bytes(losses), hash);
+  return hash_bytes(std::as_bytes(std::span(&record.grad_norm, 1)), hash);
+}
+
+}  // namespace elaswave::gpt

@@ -1,0 +1,32 @@
+// The vectorised inner loops around matrix products, as a table with one instance per instruction
+// set. Included by code of both instruction sets: plain declarations only (see simd.h).
+#pragma once
+
+#include <cstdint>
+
+namespace elaswave::kernels {
+
+struct GemmSimd {
+  /// sums[i] (+)= llrint(g[i] * 2^kFractionBits), ties to even. False when some |g[i]| is not below
+  /// `limit` (NaN included); such an element adds 0.
+  bool (*add_exact)(const float* g, std::int64_t n, float limit, std::int64_t* sums);
+  bool (*store_exact)(const float* g, std::int64_t n, float limit, std::int64_t* sums);
+  /// sums[i] (+)= g[i]. False when some g[i] is not finite; it is added all the same.
+  bool (*add_fast)(const float* g, std::int64_t n, float* sums);
+  bool (*store_fast)(const float* g, std::int64_t n, float* sums);
+
+  /// inout[i] += x[i].
+  void (*add)(const float* x, std::int64_t n, float* inout);
+
+  /// Of a row of n logits: log sum exp(logits) - logits[target], NaN when a logit is NaN or
+  /// +infinity.
+  float (*token_loss)(const float* logits, std::int64_t n, std::int64_t target);
+  /// The same value; the row is replaced by the gradient of scale * loss:
+  /// scale * (softmax(logits)_i - [i == target]).
+  float (*token_loss_gradient)(float* logits, std::int64_t n, std::int64_t target, float scale);
+};
+
+extern const GemmSimd gemm_simd_avx2;
+extern const GemmSimd gemm_simd_avx512;
+
+}  // namespace elaswave::kernels

@@ -1,0 +1,18 @@
+// Linear layers and the fused head and loss of the CPU backend: the operations of ops.h that are
+// mostly matrix products. Shapes, aliasing and contracts are those of ops.h. THREADS: one caller
+// per stream.
+#pragma once
+
+#include "model/kernels/gemm_cpu.h"
+#include "model/kernels/ops.h"
+
+namespace elaswave::kernels {
+
+void linear_forward(const CpuContext& context, const LinearForward& args);
+void linear_backward_input(const CpuContext& context, const LinearBackwardInput& args);
+void linear_backward_weight(const CpuContext& context, const LinearBackwardWeight& args);
+
+/// Takes kLossChunkTokens * V floats of shared workspace at most. REQUIRES: targets in [0, V).
+void head_loss(const CpuContext& context, const HeadLoss& args);
+
+}  // namespace elaswave::kernels

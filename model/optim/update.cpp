@@ -1,0 +1,90 @@
+#include "model/optim/update.h"
+
+#include <cmath>
+#include <span>
+#include <vector>
+
+#include "io/base/hash.h"
+
+namespace elaswave::optim {
+
+void log_gradients(kernels::Ops& ops, device::Stream& stream, const layout::BlockTable& blocks, zero::Shard& shard,
+                   zero::GradSums& sums, std::int64_t micro_batches, CommitVote& vote) {
+  const bool exact = sums.mode() == zero::SumMode::exact;
+  const double scale = (exact ? std::ldexp(1.0, -kernels::kFractionBits) : 1.0) / static_cast<double>(micro_batches);
+  std::vector<kernels::MeanGradient> means;
+  std::vector<std::span<const float>> logs;
+  for (const zero::OwnedBlock& owned : shard.owned()) {
+    const layout::Block& block = blocks.block(owned.block);
+    const std::span<std::byte> bytes = sums.bytes(block);
+    const auto elems = static_cast<std::size_t>(block.elems);
+    kernels::MeanGradient mean{.scale = scale, .mean = shard.log(owned)};
+    if (exact)
+      mean.exact_sums = {reinterpret_cast<const std::int64_t*>(bytes.data()), elems};
+    else
+      mean.fast_sums = {reinterpret_cast<const float*>(bytes.data()), elems};
+    means.push_back(mean);
+    logs.push_back(mean.mean);
+  }
+  ops.mean_gradient(stream, means);
+  std::vector<double> squares(logs.size());
+  ops.sum_squares(stream, logs, squares);
+  for (const double square : squares) {
+    if (std::isfinite(square))
+      vote.gradient_squares.add(square);
+    else
+      vote.bad_ranks = 1;
+  }
+  vote.blocks_logged += static_cast<std::int64_t>(logs.size());
+}
+
+void apply(kernels::Ops& ops, device::Stream& stream, const spec::Inventory& inventory,
+           const layout::BlockTable& blocks, zero::Shard& shard, const CommitRecord& record,
+           zero::TensorStore& working) {
+  shard.version = record.version;
+  if (record.skip) return;
+  std::vector<kernels::AdamW> updates;
+  updates.reserve(shard.owned().size());
+  for (const zero::OwnedBlock& owned : shard.owned()) {
+    const layout::Block& block = blocks.block(owned.block);
+    const spec::TensorSpec& tensor = inventory.tensor(block.tensor);
+    kernels::AdamW update{.master = shard.master(owned),
+                          .moment1 = shard.moment1(owned),
+                          .moment2 = shard.moment2(owned),
+                          .grad = shard.log(owned),
+                          .scalars = record.scalars,
+                          .working = working.bytes(block).data(),
+                          .working_dtype = tensor.storage};
+    if (!tensor.decay) update.scalars.weight_decay = 0;
+    updates.push_back(update);
+  }
+  ops.adamw(stream, updates);
+}
+
+DigestPart digest_part(kernels::Ops& ops, device::Stream& stream, const spec::Inventory& inventory,
+                       const layout::BlockTable& blocks, zero::Shard& shard) {
+  std::vector<std::span<const float>> ranges;
+  std::vector<std::uint64_t> keys;
+  for (const zero::OwnedBlock& owned : shard.owned()) {
+    const layout::Block& block = blocks.block(owned.block);
+    const std::uint64_t tensor_hash = hash_text(inventory.tensor(block.tensor).name);
+    const std::span<float> kinds[] = {shard.master(owned), shard.moment1(owned), shard.moment2(owned)};
+    for (std::uint64_t kind = 0; kind < 3; ++kind) {
+      ranges.push_back(kinds[kind]);
+      keys.push_back(combine64(combine64(tensor_hash, kind),
+                               static_cast<std::uint64_t>(block.begin / layout::kBlockElems)));
+    }
+  }
+  std::vector<std::uint64_t> sums(ranges.size());
+  ops.digest(stream, ranges, keys, sums);
+  DigestPart part;
+  for (std::size_t i = 0; i < sums.size(); ++i) part.sum += mix64(sums[i] ^ keys[i]);
+  part.blocks = static_cast<std::int64_t>(sums.size());
+  return part;
+}
+
+std::uint64_t state_digest(const DigestPart& total) {
+  return combine64(total.sum, static_cast<std::uint64_t>(total.blocks));
+}
+
+}  // namespace elaswave::optim

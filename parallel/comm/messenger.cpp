@@ -1,0 +1,495 @@
+#include "parallel/comm/messenger.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+namespace elaswave::comm {
+namespace {
+
+// Flow control of one (peer, channel). `credits` bounds what a receiver that does not receive must
+// hold as unexpected messages; an acknowledgement covers `interval` chunks; `window` receives are
+// posted at once.
+struct FlowLimits {
+  std::uint64_t credits;
+  std::uint64_t interval;
+  std::uint64_t window;
+};
+
+constexpr FlowLimits limits(Channel channel) {
+  return channel == Channel::control ? FlowLimits{64, 16, 16} : FlowLimits{8, 2, 3};
+}
+
+// Beyond this much lent memory a lane posts one receive at a time. One is always allowed: refusing
+// it could deadlock ranks that wait for one another in an order the limit knows nothing about.
+constexpr std::int64_t kSoftPoolBytes = 64 << 20;
+
+// Sends of one lane under way at once: enough to overlap packing with the wire.
+constexpr std::int64_t kFlyingBytes = 12 << 20;
+
+void settle(Transfer& transfer, Phase phase) {
+  transfer.phase.store(phase, std::memory_order_release);
+}
+
+}  // namespace
+
+Messenger::Messenger(Wire* wire, int world_rank, MessengerOptions options)
+    : wire_(wire),
+      world_rank_(world_rank),
+      options_(std::move(options)),
+      pool_(options_.control_payload_bytes + kHeaderBytes,
+            std::max(options_.control_payload_bytes, options_.payload_bytes) + kHeaderBytes,
+            kSoftPoolBytes) {}
+
+std::int64_t Messenger::payload_limit(Channel channel) const {
+  return channel == Channel::control ? options_.control_payload_bytes : options_.payload_bytes;
+}
+
+Messenger::SendLane& Messenger::send_lane(int peer, Channel channel) {
+  SendLane& lane = send_lanes_[LaneKey{peer} * 8 + static_cast<LaneKey>(channel)];
+  lane.peer = peer;
+  lane.channel = channel;
+  return lane;
+}
+
+Messenger::ReceiveLane& Messenger::receive_lane(int peer, Channel channel) {
+  ReceiveLane& lane = receive_lanes_[LaneKey{peer} * 8 + static_cast<LaneKey>(channel)];
+  lane.peer = peer;
+  lane.channel = channel;
+  return lane;
+}
+
+void Messenger::submit(const TransferPtr& transfer) {
+  if (!accepting_ || transfer->generation != generation_) {
+    settle(*transfer, Phase::abandoned);
+    return;
+  }
+  const bool is_send = transfer->direction == Direction::send;
+  if (is_send) ++messages_;
+  ++queued_;
+  if (transfer->peer == world_rank_) {
+    OwnLane& lane = own_lanes_[transfer->channel];
+    transfer->message = static_cast<std::int64_t>(is_send ? lane.sent++ : lane.received++);
+    (is_send ? lane.sends : lane.receives).push(transfer);
+    match_own();
+    return;
+  }
+  EW_CHECK(wire_ != nullptr, "rank {} is alone and cannot reach rank {}", world_rank_,
+           transfer->peer);
+  transfer->chunk_count =
+      std::max<std::int64_t>(1, ceil_div(transfer->bytes, payload_limit(transfer->channel)));
+  if (is_send) {
+    SendLane& lane = send_lane(transfer->peer, transfer->channel);
+    transfer->message = static_cast<std::int64_t>(lane.messages++);
+    lane.queue.push(transfer);
+    pump(lane);
+  } else {
+    ReceiveLane& lane = receive_lane(transfer->peer, transfer->channel);
+    transfer->message = static_cast<std::int64_t>(lane.messages++);
+    lane.queue.push(transfer);
+    pump(lane);
+  }
+}
+
+void Messenger::match_own() {
+  for (auto& [channel, lane] : own_lanes_) {
+    while (!lane.sends.empty() && !lane.receives.empty()) {
+      const TransferPtr send = lane.sends.pop();
+      const TransferPtr receive = lane.receives.pop();
+      queued_ -= 2;
+      if (send->bytes != receive->bytes) {
+        give_up(send);
+        give_up(receive);
+        fail_all({.code = Code::unrecoverable,
+                  .what = fmt::format("rank {} sends itself a message of another length than it "
+                                      "receives",
+                                      world_rank_),
+                  .where = describe(*receive),
+                  .why = fmt::format("{} bytes sent, {} expected", send->bytes, receive->bytes),
+                  .fix = "this is a bug: report it with both lengths"});
+        return;
+      }
+      std::int64_t offset = 0;
+      for (const auto& piece : send->sources) {
+        scatter_bytes(*receive, offset, piece);
+        offset += static_cast<std::int64_t>(piece.size());
+      }
+      for (const auto& transfer : {send, receive}) {
+        transfer->bytes_done.store(transfer->bytes, std::memory_order_relaxed);
+        settle(*transfer, Phase::done);
+      }
+    }
+  }
+}
+
+void Messenger::pump(SendLane& lane) {
+  while (!lane.queue.empty() && !failure_) {
+    const bool has_credit = lane.sent - lane.acked < limits(lane.channel).credits;
+    if (!has_credit || lane.flying_bytes >= kFlyingBytes) break;
+    start_chunk(lane);
+  }
+  if (!failure_) want_acknowledgement(lane);
+}
+
+void Messenger::start_chunk(SendLane& lane) {
+  const TransferPtr transfer = lane.queue.front();
+  const std::int64_t offset = transfer->chunks_started * payload_limit(lane.channel);
+  const std::int64_t length = std::min(payload_limit(lane.channel), transfer->bytes - offset);
+  const Token token = take_flight(Role::send, lane, kHeaderBytes + length);
+  Flight& flight = flights_[token];
+  flight.transfer = transfer;
+  flight.sequence = lane.sent++;
+  flight.message = static_cast<std::uint64_t>(transfer->message.load(std::memory_order_relaxed));
+  flight.offset = offset;
+  flight.length = length;
+  lane.flying_bytes += length;
+  if (++transfer->chunks_started == transfer->chunk_count) {
+    lane.queue.pop();
+    --queued_;
+  }
+  gather_bytes(*transfer, offset, flight.buffer.first(kHeaderBytes + length).subspan(kHeaderBytes));
+  seal(flight);
+  ++chunks_;
+  elaswave::probe(options_.probe, Point::send_chunk);
+  launch(token, kHeaderBytes + length);
+}
+
+void Messenger::pump(ReceiveLane& lane) {
+  while (!lane.queue.empty() && !failure_) {
+    const std::uint64_t waiting = lane.posted - lane.consumed;
+    const bool scarce = pool_.lent_bytes() > kSoftPoolBytes;
+    if (waiting >= (scarce ? 1 : limits(lane.channel).window)) break;
+    post_chunk(lane);
+  }
+}
+
+void Messenger::post_chunk(ReceiveLane& lane) {
+  const TransferPtr transfer = lane.queue.front();
+  const std::int64_t limit = payload_limit(lane.channel);
+  // The buffer holds the largest chunk of the channel, whatever is expected: a stale message may be
+  // longer.
+  const Token token = take_flight(Role::receive, lane, kHeaderBytes + limit);
+  Flight& flight = flights_[token];
+  flight.transfer = transfer;
+  flight.sequence = lane.posted++;
+  flight.message = static_cast<std::uint64_t>(transfer->message.load(std::memory_order_relaxed));
+  flight.offset = transfer->chunks_started * limit;
+  flight.length = std::min(limit, transfer->bytes - flight.offset);
+  if (++transfer->chunks_started == transfer->chunk_count) {
+    lane.queue.pop();
+    --queued_;
+  }
+  launch(token, flight.buffer.capacity_bytes);
+}
+
+void Messenger::send_acknowledgement(ReceiveLane& lane) {
+  const Token token = take_flight(Role::send_acknowledgement, lane, kHeaderBytes);
+  Flight& flight = flights_[token];
+  flight.sequence = lane.consumed / limits(lane.channel).interval - 1;
+  flight.message = lane.consumed;
+  seal(flight);
+  launch(token, kHeaderBytes);
+}
+
+void Messenger::want_acknowledgement(SendLane& lane) {
+  // Acknowledgements wait at this end, 64 bytes each, until they are needed; asking early would
+  // only mean more requests to watch.
+  const FlowLimits flow = limits(lane.channel);
+  const std::uint64_t outstanding = lane.sent - lane.acked;
+  const std::uint64_t threshold = flushing_ ? flow.interval : flow.credits - flow.interval;
+  if (lane.acknowledgement_posted || outstanding < threshold) return;
+  lane.acknowledgement_posted = true;
+  const Token token = take_flight(Role::receive_acknowledgement, lane, kHeaderBytes);
+  Flight& flight = flights_[token];
+  flight.sequence = lane.acked / flow.interval;
+  flight.message = lane.acked + flow.interval;
+  launch(token, flight.buffer.capacity_bytes);
+}
+
+Token Messenger::take_flight(Role role, const Lane& lane, std::int64_t buffer_bytes) {
+  Token token = 0;
+  if (free_tokens_.empty()) {
+    token = static_cast<Token>(flights_.size());
+    flights_.emplace_back();
+  } else {
+    token = free_tokens_.back();
+    free_tokens_.pop_back();
+  }
+  Flight& flight = flights_[token];
+  flight.role = role;
+  flight.peer = lane.peer;
+  flight.channel = lane.channel;
+  flight.generation = generation_;
+  flight.offset = flight.length = 0;
+  flight.buffer = pool_.acquire(buffer_bytes);
+  ++active_;
+  return token;
+}
+
+void Messenger::free_flight(Token token) {
+  Flight& flight = flights_[token];
+  if (flight.buried) {
+    --buried_;
+    buried_bytes_ -= flight.buffer.capacity_bytes;
+  } else {
+    --active_;
+  }
+  pool_.release(std::move(flight.buffer));
+  flight.transfer.reset();
+  flight.role = Role::none;
+  flight.buried = false;
+  free_tokens_.push_back(token);
+}
+
+void Messenger::launch(Token token, std::int64_t bytes) {
+  Flight& flight = flights_[token];
+  const bool is_ack =
+      flight.role == Role::send_acknowledgement || flight.role == Role::receive_acknowledgement;
+  const Tag tag = make_tag(generation_, flight.channel,
+                           is_ack ? ChunkKind::acknowledgement : ChunkKind::data, flight.sequence);
+  const bool is_send = flight.role == Role::send || flight.role == Role::send_acknowledgement;
+  Result<void> started =
+      is_send ? wire_->start_send(flight.peer, tag, flight.buffer.first(bytes), token)
+              : wire_->start_receive(flight.peer, tag, flight.buffer.first(bytes), token);
+  if (started) return;
+  // The transport may still own the buffer of a request it refused: keep it, never reuse it.
+  fail_all(std::move(started).error());
+}
+
+ChunkHeader Messenger::header_of(const Flight& flight) const {
+  const bool is_send = flight.role == Role::send || flight.role == Role::send_acknowledgement;
+  const bool is_data = flight.role == Role::send || flight.role == Role::receive;
+  ChunkHeader header;
+  header.generation = raw(flight.generation);
+  header.from = static_cast<std::uint32_t>(is_send ? world_rank_ : flight.peer);
+  header.channel = static_cast<std::uint8_t>(flight.channel);
+  header.kind = is_data ? ChunkKind::data : ChunkKind::acknowledgement;
+  header.sequence = flight.sequence;
+  header.message = flight.message;
+  header.message_bytes = is_data ? static_cast<std::uint64_t>(flight.transfer->bytes) : 0;
+  header.offset_bytes = static_cast<std::uint64_t>(flight.offset);
+  header.chunk_bytes = static_cast<std::uint64_t>(flight.length);
+  header.has_checksum = options_.checksum == Checksum::on ? 1 : 0;
+  return header;
+}
+
+void Messenger::seal(Flight& flight) const {
+  ChunkHeader header = header_of(flight);
+  if (header.has_checksum) header.checksum = checksum_of(flight, header);
+  std::memcpy(flight.buffer.memory.get(), &header, sizeof(header));
+}
+
+bool Messenger::progress() {
+  if (wire_ == nullptr) return false;
+  completed_.clear();
+  if (auto polled = wire_->poll(completed_); !polled) {
+    fail_all(std::move(polled).error());
+    return true;
+  }
+  for (const Completion& completion : completed_) complete(completion);
+  return !completed_.empty();
+}
+
+void Messenger::complete(const Completion& completion) {
+  Flight& flight = flights_[completion.token];
+  EW_CHECK(flight.role != Role::none, "the wire completed request {} twice", completion.token);
+  if (!flight.buried) {
+    EW_CHECK(completion.outcome == Outcome::done, "a request in use was cancelled");
+    switch (flight.role) {
+      case Role::send:
+        complete_send(flight);
+        break;
+      case Role::receive:
+        complete_receive(flight, completion.bytes);
+        break;
+      case Role::receive_acknowledgement:
+        complete_acknowledgement(flight, completion.bytes);
+        break;
+      case Role::send_acknowledgement:
+      case Role::none:
+        break;
+    }
+  }
+  const Role role = flights_[completion.token].role;  // flights_ may have grown or been buried
+  const int peer = flights_[completion.token].peer;
+  const Channel channel = flights_[completion.token].channel;
+  const bool live = !flights_[completion.token].buried;
+  free_flight(completion.token);
+  if (!live) return;
+  if (role == Role::send || role == Role::receive_acknowledgement) pump(send_lane(peer, channel));
+  if (role == Role::receive) pump(receive_lane(peer, channel));
+}
+
+void Messenger::complete_send(Flight& flight) {
+  send_lane(flight.peer, flight.channel).flying_bytes -= flight.length;
+  chunk_finished(*flight.transfer, flight.length);
+}
+
+void Messenger::complete_receive(Flight& flight, std::int64_t bytes) {
+  if (auto error = disagreement(flight, bytes)) {
+    fail_all(std::move(*error));
+    return;
+  }
+  const auto payload = flight.buffer.first(kHeaderBytes + flight.length).subspan(kHeaderBytes);
+  scatter_bytes(*flight.transfer, flight.offset, payload);
+  elaswave::probe(options_.probe, Point::receive_chunk);
+  chunk_finished(*flight.transfer, flight.length);
+  consumed(receive_lane(flight.peer, flight.channel), flight.sequence);
+}
+
+void Messenger::complete_acknowledgement(Flight& flight, std::int64_t bytes) {
+  if (auto error = disagreement(flight, bytes)) {
+    fail_all(std::move(*error));
+    return;
+  }
+  SendLane& lane = send_lane(flight.peer, flight.channel);
+  lane.acked = flight.message;
+  lane.acknowledgement_posted = false;
+}
+
+void Messenger::chunk_finished(Transfer& transfer, std::int64_t bytes) {
+  transfer.bytes_done.fetch_add(bytes, std::memory_order_relaxed);
+  if (++transfer.chunks_done == transfer.chunk_count) settle(transfer, Phase::done);
+}
+
+void Messenger::consumed(ReceiveLane& lane, std::uint64_t sequence) {
+  // `window` < 64 chunks are posted at once, so the bits of those consumed out of order fit one
+  // word.
+  lane.ahead |= std::uint64_t{1} << (sequence - lane.consumed);
+  while (lane.ahead & 1) {
+    lane.ahead >>= 1;
+    ++lane.consumed;
+    if (lane.consumed % limits(lane.channel).interval == 0) send_acknowledgement(lane);
+    if (failure_) return;
+  }
+}
+
+std::optional<Error> Messenger::disagreement(Flight& flight, std::int64_t bytes) const {
+  // The usual case first and without any text: this runs for every chunk.
+  const ChunkHeader expected = header_of(flight);
+  ChunkHeader got;
+  ChunkHeader plain;  // without the checksum
+  if (bytes >= kHeaderBytes) {
+    std::memcpy(&got, flight.buffer.memory.get(), sizeof(got));
+    plain = got;
+    plain.checksum = 0;
+  }
+  const bool agrees = bytes == kHeaderBytes + flight.length && plain == expected;
+  if (agrees && (!got.has_checksum || checksum_of(flight, got) == got.checksum))
+    return std::nullopt;
+
+  Error error{
+      .code = Code::unrecoverable,
+      .what = fmt::format("rank {} received a chunk from rank {} that it does not expect",
+                          world_rank_, flight.peer),
+      .where = flight.transfer ? fmt::format("rank {}, {}", world_rank_, describe(*flight.transfer))
+                               : fmt::format("rank {}, acknowledgement from rank {}, channel {}",
+                                             world_rank_, flight.peer, name(flight.channel)),
+      .why = {},
+      .fix = "all ranks must run the same program with the same options; if they do, report this"};
+  if (agrees) {
+    error.what =
+        fmt::format("rank {} received damaged bytes from rank {}", world_rank_, flight.peer);
+    error.why =
+        fmt::format("checksum {:08x}, computed {:08x}", got.checksum, checksum_of(flight, got));
+    error.fix = "memory or the network corrupts data: test the hardware of both hosts";
+  } else if (bytes < kHeaderBytes) {
+    error.why = fmt::format("{} bytes arrived, a header has {}", bytes, kHeaderBytes);
+  } else if (got.message == expected.message && got.message_bytes != expected.message_bytes) {
+    error.why = fmt::format("the message has {} bytes, {} expected", got.message_bytes,
+                            expected.message_bytes);
+  } else {
+    error.why = fmt::format(
+        "{} bytes, magic {:08x}, generation {}, channel {}, sequence {}, message {} [{}+{} of {}]; "
+        "expected generation "
+        "{}, sequence {}, message {} [{}+{} of {}]",
+        bytes, got.magic, got.generation, got.channel, got.sequence, got.message, got.offset_bytes,
+        got.chunk_bytes, got.message_bytes, expected.generation, expected.sequence,
+        expected.message, expected.offset_bytes, expected.chunk_bytes, expected.message_bytes);
+  }
+  return error;
+}
+
+std::uint32_t Messenger::checksum_of(Flight& flight, ChunkHeader header) {
+  header.checksum = 0;
+  const auto crc = crc32c(std::as_bytes(std::span(&header, 1)));
+  return crc32c(flight.buffer.first(kHeaderBytes + flight.length).subspan(kHeaderBytes), crc);
+}
+
+void Messenger::give_up(const TransferPtr& transfer) {
+  if (transfer->pending()) settle(*transfer, Phase::abandoned);
+}
+
+void Messenger::bury(Token token) {
+  Flight& flight = flights_[token];
+  if (flight.transfer) give_up(flight.transfer);
+  flight.transfer.reset();
+  flight.buried = true;
+  --active_;
+  ++buried_;
+  buried_bytes_ += flight.buffer.capacity_bytes;
+  wire_->abandon(token);
+}
+
+void Messenger::abandon_all() {
+  accepting_ = false;
+  for (Token token = 0; token < flights_.size(); ++token)
+    if (flights_[token].role != Role::none && !flights_[token].buried) bury(token);
+  auto drop = [this](TransferQueue& queue) {
+    while (!queue.empty()) give_up(queue.pop());
+  };
+  for (auto& [key, lane] : send_lanes_) drop(lane.queue);
+  for (auto& [key, lane] : receive_lanes_) drop(lane.queue);
+  for (auto& [key, lane] : own_lanes_) {
+    drop(lane.sends);
+    drop(lane.receives);
+  }
+  queued_ = 0;
+}
+
+void Messenger::fail_all(Error error) {
+  if (!failure_) failure_ = std::move(error);
+  abandon_all();
+}
+
+void Messenger::enter(Generation generation) {
+  EW_CHECK(generation > generation_, "generation {} after {}", raw(generation), raw(generation_));
+  abandon_all();
+  send_lanes_.clear();
+  receive_lanes_.clear();
+  own_lanes_.clear();
+  failure_.reset();
+  generation_ = generation;
+  accepting_ = true;
+  if (buried_bytes_ > options_.graveyard_limit_bytes) {
+    fail_all({.code = Code::unrecoverable,
+              .what = fmt::format("rank {} holds too much memory for transfers that never ended",
+                                  world_rank_),
+              .where = fmt::format("generation {}", raw(generation)),
+              .why = fmt::format("{} requests, {} bytes; the limit is {}", buried_, buried_bytes_,
+                                 options_.graveyard_limit_bytes),
+              .fix = "restart from the newest checkpoint"});
+    return;
+  }
+  // A tag carries the generation mod 2^9: an abandoned request that old could match a new message.
+  for (const Flight& flight : flights_) {
+    if (flight.role == Role::none || raw(generation) - raw(flight.generation) < kGenerationModulus)
+      continue;
+    fail_all({.code = Code::unrecoverable,
+              .what = fmt::format("rank {} still has a request of generation {}", world_rank_,
+                                  raw(flight.generation)),
+              .where = fmt::format("generation {}, {} rank {}, channel {}", raw(generation),
+                                   flight.role == Role::send ? "send to" : "receive from",
+                                   flight.peer, name(flight.channel)),
+              .why = fmt::format("tags repeat after {} generations", kGenerationModulus),
+              .fix = "restart from the newest checkpoint"});
+    return;
+  }
+}
+
+void Messenger::flush() {
+  flushing_ = true;
+  for (auto& [key, lane] : send_lanes_) want_acknowledgement(lane);
+}
+
+}  // namespace elaswave::comm

@@ -1,0 +1,115 @@
+// World: the transport between world ranks behind one interface. Messages of any length, tagged by
+// channel, delivered in order within (peer, channel). No collective, no wildcard, no communicator.
+// Implementations: world_mpi (host memory over MPI point-to-point) and simulation (all ranks in one
+// process under a seeded scheduler and a virtual clock). Nothing outside parallel/comm knows which
+// of them it runs in.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <memory>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "io/base/clock.h"
+#include "io/base/error.h"
+#include "io/base/probe.h"
+#include "io/base/types.h"
+
+namespace elaswave::comm {
+
+/// Independent message sequences between two ranks. A channel also fixes the size class of its
+/// chunks.
+enum class Channel : std::uint8_t {
+  control,   // commit point, barriers, inventories: small messages
+  reduce,    // integer gradient sums to their owners
+  gather,    // working weights from their owners
+  pipeline,  // activations and their gradients
+  state,     // master weights and moments on the move
+  count,
+};
+
+constexpr std::string_view name(Channel channel) {
+  constexpr std::string_view names[] = {"control", "reduce", "gather", "pipeline", "state"};
+  static_assert(std::size(names) == static_cast<std::size_t>(Channel::count));
+  return names[static_cast<std::size_t>(channel)];
+}
+
+using ConstPieces = std::vector<std::span<const std::byte>>;
+using Pieces = std::vector<std::span<std::byte>>;
+
+/// A transfer under way. Cheap to copy; all copies name the same transfer. A default Work is done.
+class Work {
+ public:
+  struct State;
+  Work() = default;
+  explicit Work(std::shared_ptr<State> state) : state_(std::move(state)) {}
+  const std::shared_ptr<State>& state() const { return state_; }
+
+ private:
+  std::shared_ptr<State> state_;
+};
+
+/// The one exception type: thrown out of waits when a newer view than the caller's was published.
+/// Caught in one place, the step loop. Nothing waits inside a catch block or a destructor.
+class StepAborted final : public std::exception {
+ public:
+  explicit StepAborted(Generation generation) : generation_(generation) {}
+  Generation generation() const { return generation_; }
+  const char* what() const noexcept override { return "step aborted: a new view was published"; }
+
+ private:
+  Generation generation_;
+};
+
+/// THREADS: one caller (the rank's compute thread); publish_view() alone may come from any thread.
+/// The probe points send_chunk and receive_chunk are called on the thread that moves data, all
+/// others on the caller's. MEMORY: once wait() has returned an error or thrown, the transport
+/// touches no memory of any transfer any more: all of them were given up, and every later wait
+/// returns the same error (or throws) until adopt_view(). So frames may unwind past the buffers of
+/// other transfers without waiting for them. A rank may send to itself; such a send is done when it
+/// was received.
+class World {
+ public:
+  virtual ~World() = default;
+
+  virtual int world_rank() const = 0;
+  virtual int size() const = 0;
+  virtual Generation generation() const = 0;
+  virtual Clock& clock() = 0;
+
+  /// Starts sending the concatenation of `pieces`. The memory must stay unchanged until the work is
+  /// done or the step was aborted. Done means handed to the transport: it proves nothing about the
+  /// peer.
+  [[nodiscard]] virtual Work send(int to, Channel channel, ConstPieces pieces) = 0;
+
+  /// Starts receiving the next message of (from, channel) into the concatenation of `pieces`, whose
+  /// total length must equal the message's. Data reach `pieces` only after headers were checked;
+  /// the transport never writes there after an abort.
+  [[nodiscard]] virtual Work receive(int from, Channel channel, Pieces pieces) = 0;
+
+  /// Returns when the work is done; Code::deadline when the time is over (the error names rank,
+  /// peer, channel, length and `operation`); Code::unrecoverable when headers disagree. Throws
+  /// StepAborted once a newer view is published.
+  virtual Result<void> wait(const Work& work, std::string_view operation, Deadline deadline) = 0;
+
+  /// True when done. Never blocks; gives the transport a chance to move data.
+  virtual bool test(const Work& work) = 0;
+
+  /// Makes every current and later wait of an older generation throw StepAborted, until
+  /// adopt_view().
+  virtual void publish_view(Generation generation) = 0;
+  /// Enters the published generation: abandons what was in flight, restarts the message sequences.
+  virtual void adopt_view() = 0;
+
+  /// Calls the probe hook of this rank, if any.
+  virtual void probe(Point point) = 0;
+
+  /// Ends the rank's use of the transport in good order. Collective over all live ranks; after a
+  /// failure it is not called.
+  virtual Result<void> close(Deadline deadline) = 0;
+};
+
+}  // namespace elaswave::comm

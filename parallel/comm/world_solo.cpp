@@ -1,0 +1,83 @@
+// The world of one rank without a launcher. Messages to oneself are matched by the messenger; there
+// is no wire.
+#include <algorithm>
+#include <atomic>
+#include <utility>
+
+#include "parallel/comm/messenger.h"
+#include "parallel/comm/simulation.h"
+
+namespace elaswave::comm {
+namespace {
+
+class SoloWorld final : public World {
+ public:
+  explicit SoloWorld(ProbeHook hook) : messenger_(nullptr, 0, {}), hook_(std::move(hook)) {}
+
+  int world_rank() const override { return 0; }
+  int size() const override { return 1; }
+  Generation generation() const override { return generation_; }
+  Clock& clock() override { return clock_; }
+
+  Work send(int to, Channel channel, ConstPieces pieces) override {
+    EW_CHECK(to == 0, "send to rank {} of 1", to);
+    return submit(make_send(to, channel, generation_, std::move(pieces)));
+  }
+  Work receive(int from, Channel channel, Pieces pieces) override {
+    EW_CHECK(from == 0, "receive from rank {} of 1", from);
+    return submit(make_receive(from, channel, generation_, std::move(pieces)));
+  }
+  Result<void> wait(const Work& work, std::string_view operation, Deadline deadline) override;
+  bool test(const Work& work) override { return !work.state() || !work.state()->pending(); }
+  void publish_view(Generation generation) override {
+    Generation seen = published_.load();
+    while (seen < generation && !published_.compare_exchange_weak(seen, generation)) {
+    }
+  }
+  void adopt_view() override {
+    const Generation published = published_.load();
+    EW_CHECK(published > generation_, "no view newer than {} was published", raw(generation_));
+    generation_ = published;
+    messenger_.enter(generation_);
+  }
+  void probe(Point point) override { elaswave::probe(hook_, point); }
+  Result<void> close(Deadline) override { return {}; }
+
+ private:
+  Work submit(TransferPtr transfer) {
+    messenger_.submit(transfer);
+    return Work(std::move(transfer));
+  }
+
+  RealClock clock_;
+  Messenger messenger_;
+  ProbeHook hook_;
+  Generation generation_{};
+  std::atomic<Generation> published_{};
+};
+
+Result<void> SoloWorld::wait(const Work& work, std::string_view operation, Deadline) {
+  const Generation published = published_.load();
+  if (published > generation_) {
+    messenger_.abandon_all();
+    throw StepAborted(published);
+  }
+  if (messenger_.failure()) return fail(*messenger_.failure());
+  if (!work.state() || work.state()->phase == Phase::done) return {};
+  if (work.state()->phase == Phase::abandoned)
+    return fail(abandoned_error(*work.state(), 0, operation));
+  // Nobody else can complete it: waiting out the deadline would change nothing.
+  Error error = deadline_error(*work.state(), 0, operation, 0);
+  error.why = "this rank is alone and the other half of the transfer was not started";
+  error.fix = "start the receive before waiting for the send, and the other way round";
+  messenger_.fail_all(error);
+  return fail(std::move(error));
+}
+
+}  // namespace
+
+std::unique_ptr<World> make_solo_world(ProbeHook probe) {
+  return std::make_unique<SoloWorld>(std::move(probe));
+}
+
+}  // namespace elaswave::comm

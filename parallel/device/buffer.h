@@ -1,0 +1,94 @@
+// Host memory: the owner (Buffer) and the views kernels take (Mat, Vec). Views carry shape, stride and element type and
+// own nothing. Shapes are in elements, row-major.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <new>
+#include <span>
+
+#include "io/base/error.h"
+#include "io/base/types.h"
+
+namespace elaswave::device {
+
+/// Zero-initialised host memory aligned to 64 bytes, or 2 MiB and marked for huge pages when it is at least 4 MiB large.
+class Buffer {
+ public:
+  Buffer() = default;
+  explicit Buffer(std::int64_t bytes);
+
+  std::byte* data() { return memory_.get(); }
+  const std::byte* data() const { return memory_.get(); }
+  std::int64_t size_bytes() const { return bytes_; }
+
+  template <typename T>
+  std::span<T> as() {
+    return {reinterpret_cast<T*>(memory_.get()), static_cast<std::size_t>(bytes_) / sizeof(T)};
+  }
+  template <typename T>
+  std::span<const T> as() const {
+    return {reinterpret_cast<const T*>(memory_.get()), static_cast<std::size_t>(bytes_) / sizeof(T)};
+  }
+
+ private:
+  struct Release {
+    void operator()(std::byte* memory) const;
+  };
+  std::unique_ptr<std::byte[], Release> memory_;
+  std::int64_t bytes_ = 0;
+};
+
+/// rows x cols elements of `dtype`, rows `stride` elements apart.
+template <typename Byte>
+struct MatView {
+  Byte* data = nullptr;
+  DType dtype = DType::f32;
+  std::int64_t rows = 0;
+  std::int64_t cols = 0;
+  std::int64_t stride = 0;
+
+  std::int64_t elems() const { return rows * cols; }
+  bool contiguous() const { return stride == cols || rows <= 1; }
+  Byte* row(std::int64_t r) const { return data + r * stride * elaswave::size_bytes(dtype); }
+  /// REQUIRES: dtype is f32.
+  auto* f32() const {
+    EW_DCHECK(dtype == DType::f32, "view of {} read as f32", name(dtype));
+    if constexpr (std::is_const_v<Byte>)
+      return reinterpret_cast<const float*>(data);
+    else
+      return reinterpret_cast<float*>(data);
+  }
+  /// Rows [first, first + count).
+  MatView rows_from(std::int64_t first, std::int64_t count) const {
+    EW_DCHECK(first >= 0 && first + count <= rows, "rows {}+{} of {}", first, count, rows);
+    return {row(first), dtype, count, cols, stride};
+  }
+  /// Columns [first, first + count).
+  MatView cols_from(std::int64_t first, std::int64_t count) const {
+    EW_DCHECK(first >= 0 && first + count <= cols, "columns {}+{} of {}", first, count, cols);
+    return {data + first * elaswave::size_bytes(dtype), dtype, rows, count, stride};
+  }
+  operator MatView<const std::byte>() const  // NOLINT(google-explicit-constructor): a view may lose write access
+    requires(!std::is_const_v<Byte>)
+  {
+    return {data, dtype, rows, cols, stride};
+  }
+};
+
+using Mat = MatView<std::byte>;
+using ConstMat = MatView<const std::byte>;
+
+inline Mat mat(std::span<float> data, std::int64_t rows, std::int64_t cols) {
+  EW_DCHECK(static_cast<std::int64_t>(data.size()) >= rows * cols, "{} elements viewed as {} x {}",
+            data.size(), rows, cols);
+  return {reinterpret_cast<std::byte*>(data.data()), DType::f32, rows, cols, cols};
+}
+inline ConstMat mat(std::span<const float> data, std::int64_t rows, std::int64_t cols) {
+  EW_DCHECK(static_cast<std::int64_t>(data.size()) >= rows * cols, "{} elements viewed as {} x {}",
+            data.size(), rows, cols);
+  return {reinterpret_cast<const std::byte*>(data.data()), DType::f32, rows, cols, cols};
+}
+
+}  // namespace elaswave::device

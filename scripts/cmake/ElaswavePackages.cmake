@@ -1,0 +1,16 @@
+# Third-party packages as imported targets. Versions in parentheses are Debian 12's, the ones we test with.
+find_package(Threads REQUIRED)
+find_package(fmt REQUIRED)                 # 9.1
+find_package(spdlog REQUIRED)              # 1.10
+find_package(tl-expected REQUIRED)         # 1.0
+find_package(nlohmann_json REQUIRED)       # 3.11
+find_package(tomlplusplus REQUIRED)        # 3.3
+find_package(CLI11 REQUIRED)               # 2.1.2
+find_package(MPI REQUIRED COMPONENTS C)    # Open MPI 4.1.4
+target_compile_definitions(MPI::MPI_C INTERFACE OMPI_SKIP_MPICXX)  # mpi.h would pull in the removed C++ bindings
+find_package(OneDNN REQUIRED)              # oneDNN 2.6.3
+set(HDF5_PREFER_PARALLEL OFF)
+find_package(HDF5 REQUIRED COMPONENTS C)   # 1.10.8
+if(ELASWAVE_TESTS)
+  find_package(GTest REQUIRED)             # 1.12
+endif()

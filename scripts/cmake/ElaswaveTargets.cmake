@@ -1,0 +1,41 @@
+# elaswave_library(NAME SOURCES ... [HEADERS ...] [DEPENDS ...] [PRIVATE_DEPENDS ...])
+# One static library for each second-level folder. HEADERS are compiled alone as a check that each is self-contained.
+function(elaswave_library name)
+  cmake_parse_arguments(arg "" "" "SOURCES;HEADERS;DEPENDS;PRIVATE_DEPENDS" ${ARGN})
+  if(arg_UNPARSED_ARGUMENTS)
+    message(FATAL_ERROR "elaswave_library(${name}): unknown arguments ${arg_UNPARSED_ARGUMENTS}")
+  endif()
+  add_library(${name} STATIC ${arg_SOURCES})
+  target_sources(${name} PUBLIC FILE_SET HEADERS BASE_DIRS "${PROJECT_SOURCE_DIR}" FILES ${arg_HEADERS})
+  set_target_properties(${name} PROPERTIES VERIFY_INTERFACE_HEADER_SETS ${ELASWAVE_TESTS})
+  target_link_libraries(${name} PUBLIC elaswave_options ${arg_DEPENDS} PRIVATE elaswave_warnings ${arg_PRIVATE_DEPENDS})
+endfunction()
+
+# elaswave_test(NAME CATEGORY unit|reference|property|golden|lint TIMEOUT s SOURCES ... DEPENDS ...)
+# One GoogleTest binary, one CTest entry. TIMEOUT is mandatory: a hang is a failure with a name.
+function(elaswave_test name)
+  cmake_parse_arguments(arg "" "CATEGORY;TIMEOUT" "SOURCES;DEPENDS;ARGS" ${ARGN})
+  if(NOT arg_CATEGORY OR NOT arg_TIMEOUT OR NOT arg_SOURCES)
+    message(FATAL_ERROR "elaswave_test(${name}) needs CATEGORY, TIMEOUT and SOURCES")
+  endif()
+  add_executable(${name} ${arg_SOURCES})
+  target_link_libraries(${name} PRIVATE ${arg_DEPENDS} elaswave_options elaswave_warnings GTest::gtest GTest::gmock GTest::gtest_main)
+  add_test(NAME ${name} COMMAND ${name} ${arg_ARGS})
+  set_tests_properties(${name} PROPERTIES LABELS ${arg_CATEGORY} TIMEOUT ${arg_TIMEOUT})
+endfunction()
+
+# elaswave_rank_test(NAME RANKS n TIMEOUT s SOURCES ... DEPENDS ...): the binary under mpirun with n ranks.
+function(elaswave_rank_test name)
+  cmake_parse_arguments(arg "" "TIMEOUT" "RANKS;SOURCES;DEPENDS" ${ARGN})
+  if(NOT arg_RANKS OR NOT arg_TIMEOUT OR NOT arg_SOURCES)
+    message(FATAL_ERROR "elaswave_rank_test(${name}) needs RANKS, TIMEOUT and SOURCES")
+  endif()
+  add_executable(${name} ${arg_SOURCES})
+  target_link_libraries(${name} PRIVATE ${arg_DEPENDS} elaswave_options elaswave_warnings GTest::gtest GTest::gmock)
+  foreach(ranks IN LISTS arg_RANKS)
+    add_test(NAME ${name}_${ranks}
+             COMMAND ${MPIEXEC_EXECUTABLE} --allow-run-as-root --oversubscribe --mca mpi_yield_when_idle 1
+                     -n ${ranks} $<TARGET_FILE:${name}>)
+    set_tests_properties(${name}_${ranks} PROPERTIES LABELS "mpi;ranks_${ranks}" TIMEOUT ${arg_TIMEOUT} PROCESSORS 2)
+  endforeach()
+endfunction()

@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# Sets up, builds and runs every test: the release build, then the in-process tests under AddressSanitizer and
+# UndefinedBehaviorSanitizer, then the threaded parts under ThreadSanitizer. Ends with ctest's summaries and the campaign
+# counts. Usage: scripts/test.sh [--long]   (--long adds the checks that CI cannot afford)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+long=0
+for argument in "$@"; do
+  case "$argument" in
+    --long) long=1 ;;
+    *) printf 'usage: scripts/test.sh [--long]\n' >&2; exit 2 ;;
+  esac
+done
+
+scripts/setup.sh
+jobs=$(nproc)
+mkdir -p build/logs
+failed=0
+summaries=()
+
+# run_suite NAME PRESET CTEST_ARGUMENTS...: configures and builds the preset, runs its tests, keeps the summary.
+run_suite() {
+  local name=$1 preset=$2
+  shift 2
+  local folder=build
+  [ "$preset" = cpu-release ] || folder=build/$preset
+  printf '\n== %s\n' "$name"
+  cmake --preset "$preset" >"build/logs/$preset.configure.log" 2>&1 || { cat "build/logs/$preset.configure.log"; return 1; }
+  cmake --build "$folder" -j "$jobs" >"build/logs/$preset.build.log" 2>&1 || { tail -n 60 "build/logs/$preset.build.log"; return 1; }
+  local status=0
+  ctest --test-dir "$folder" --output-on-failure "$@" 2>&1 | tee "build/logs/$preset.ctest.log" || status=1
+  cp -f "$folder/Testing/Temporary/LastTest.log" "build/logs/$preset.output.log"
+  summaries+=("$(printf '%-12s %s' "$name" "$(grep 'tests passed' "build/logs/$preset.ctest.log" || printf 'no summary')")")
+  return "$status"
+}
+
+long_pattern=()
+[ "$long" = 1 ] || long_pattern=(-LE long)
+run_suite release cpu-release "${long_pattern[@]}" || failed=1
+run_suite asan+ubsan cpu-asan -L 'unit|reference|property' -LE long || failed=1
+run_suite tsan cpu-tsan -L tsan || failed=1
+
+printf '\n== campaigns\n'
+for preset in cpu-release cpu-asan cpu-tsan; do
+  [ -r "build/logs/$preset.output.log" ] || continue
+  # A test prints its counts as "campaign: ..." lines.
+  sed -n "s/^.*campaign: /  $preset: /p" "build/logs/$preset.output.log" | sort -u
+done
+printf '\n== summary\n'
+printf '  %s\n' "${summaries[@]}"
+exit "$failed"

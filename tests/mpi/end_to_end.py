@@ -1,0 +1,192 @@
+#!/usr/bin/env python3
+"""The product from outside: real processes, real MPI, files and exit codes. Python's standard library only.
+
+Usage: end_to_end.py BINARY SOURCE_DIR CASE [CASE ...]     (no CASE: lists them)
+Every process is started with a timeout and ended by its own id."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+
+TIMEOUT_S = 120
+PROSE = ("It was a bright cold day in April, and the clocks were striking thirteen. " * 40 +
+         "The quick brown fox jumps over the lazy dog while five wizards boxed. " * 40)
+
+
+class Failure(Exception):
+    pass
+
+
+def expect(condition, message):
+    if not condition:
+        raise Failure(message)
+
+
+class Bench:
+    """A scratch folder with a token file, and ways to run the binary in it."""
+
+    def __init__(self, binary, source, folder):
+        self.binary, self.source, self.folder = binary, source, folder
+        self.environment = {k: v for k, v in os.environ.items() if not k.startswith(("ELASWAVE_", "OMPI_", "PMIX_"))}
+
+    def path(self, *parts):
+        return os.path.join(self.folder, *parts)
+
+    def run(self, arguments, code=0, prefix=()):
+        command = [*prefix, self.binary, *arguments]
+        done = subprocess.run(command, cwd=self.folder, env=self.environment, timeout=TIMEOUT_S, text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
+        if done.returncode != code:
+            raise Failure(f"{' '.join(command)}\n  exit code {done.returncode}, expected {code}\n--- stdout\n"
+                          f"{done.stdout[-3000:]}\n--- stderr\n{done.stderr[-3000:]}")
+        return done
+
+    def prepare(self):
+        with open(self.path("prose.txt"), "w") as file:
+            file.write(PROSE)
+        self.run(["data", "prepare", "--input", "prose.txt", "--output", "train.tok"])
+
+    def train_arguments(self, name, *more, steps=4):
+        return ["train", "--config", os.path.join(self.source, "configs", "tiny.toml"), "--data.train=train.tok",
+                f"--train.steps={steps}", "--train.seed=7", "--log.digest_every=1", f"--log.dir={self.path(name)}",
+                "--comm.timeout_ms=60000", *more]
+
+    def metrics(self, name):
+        with open(self.path(name, "metrics.jsonl")) as file:
+            return [json.loads(line) for line in file]
+
+    def trace(self, name):
+        """What must be equal in every undisturbed run of one recipe."""
+        keys = ("step", "loss", "grad_norm", "lr", "tokens", "samples", "sample_hash", "digest")
+        return [{key: line[key] for key in keys} for line in self.metrics(name)]
+
+
+def case_ranks(bench):
+    """One digest for 1, 2, 3, 5 and 8 ranks, with and without a launcher, every step compared."""
+    bench.prepare()
+    bench.run(bench.train_arguments("solo"))
+    expected = bench.trace("solo")
+    expect(len(expected) == 4 and all(line["digest"] for line in expected), f"metrics of the solo run: {expected}")
+    expect(len({line["digest"] for line in expected}) == 4, "a step changed nothing")
+    for ranks in (1, 2, 3, 5, 8):
+        done = bench.run(["launch", "-n", str(ranks), "--", *bench.train_arguments(f"ranks{ranks}", "--device.threads=1")])
+        expect(bench.trace(f"ranks{ranks}") == expected, f"{ranks} ranks differ from one process")
+        last = done.stdout.strip().splitlines()[-1]
+        match = re.fullmatch(r"done step=4 loss=(\d+\.\d{6}) digest=([0-9a-f]{16})", last)
+        expect(match, f"last line of stdout is {last!r}")
+        expect(match.group(2) == expected[-1]["digest"], "the done line's digest is not the last step's")
+        total = re.search(r"all ranks: (\d+) micro-batches computed, (\d+) optimizer bytes owned", done.stdout)
+        expect(total and int(total.group(1)) == 4 * 10, f"micro-batches computed: {total and total.group(1)}")
+    for threads in (2, 3):
+        bench.run(["launch", "-n", "2", "--", *bench.train_arguments(f"threads{threads}", f"--device.threads={threads}")])
+        expect(bench.trace(f"threads{threads}") == expected, f"{threads} threads differ")
+    print("campaign: mpirun ranks 1 2 3 5 8 and threads 1 2 3: 8 runs, one digest per step")
+
+
+def case_mpirun(bench):
+    """Plain mpirun works and says what it will do when a rank dies."""
+    bench.prepare()
+    bench.run(bench.train_arguments("solo"))
+    done = bench.run(bench.train_arguments("plain"), prefix=[
+        "mpirun", "--allow-run-as-root", "--oversubscribe", "--mca", "mpi_yield_when_idle", "1", "-n", "2"])
+    expect(bench.trace("plain") == bench.trace("solo"), "plain mpirun differs")
+    expect("rank dies" in done.stdout + done.stderr, "nothing said of what the launcher does when a rank dies")
+
+
+def case_isa(bench):
+    """AVX2 forced on one rank of two is refused, named, with exit code 2."""
+    bench.prepare()
+    mpirun = ["mpirun", "--allow-run-as-root", "--oversubscribe", "-n", "1"]
+    arguments = bench.train_arguments("mixed")
+    done = bench.run([*arguments, ":", "-n", "1", bench.binary, *arguments, "--device.isa=avx2"], code=2, prefix=mpirun)
+    expect("avx2" in done.stderr and "rank 1" in done.stderr and "fix:" in done.stderr, done.stderr)
+
+
+def case_digest(bench):
+    """A Python script recomputes the state digest from a dump; any flipped bit changes it."""
+    bench.prepare()
+    bench.run(["launch", "-n", "3", "--", *bench.train_arguments("dump", "--train.dump_state=state.h5")])
+    script = [os.path.join(bench.source, "scripts", "state_digest.py"), bench.path("state.h5")]
+    python = "/usr/bin/python3"  # the one that Debian's h5py belongs to
+
+    def digest(*more):
+        return subprocess.run([python, *script, *more], timeout=TIMEOUT_S, text=True, stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE)
+
+    plain = digest()
+    expect(plain.returncode == 0, plain.stdout + plain.stderr)
+    expected = bench.metrics("dump")[-1]["digest"]
+    expect(expected in plain.stdout, f"script says {plain.stdout!r}, the run {expected}")
+    flips = ["master:wte.weight:0:0", "master:h.3.mlp.c_fc.weight:777:31", "moment1:wpe.weight:5:12",
+             "moment2:ln_f.bias:63:22", "master:h.7.ln_2.bias:1:1"]
+    for flip in flips:
+        flipped = digest("--flip", flip)
+        expect(flipped.returncode == 1 and expected not in flipped.stdout.splitlines()[0],
+               f"flip {flip} was not seen: {flipped.stdout}")
+
+
+def case_errors(bench):
+    """Bad input gets a clear error of four lines and its own exit code."""
+    bench.prepare()
+    with open(bench.path("empty.tok"), "w"):
+        pass
+    with open(bench.path("foreign.tok"), "wb") as file:
+        file.write(b"PK\x03\x04" * 4096)
+    with open(bench.path("train.tok"), "rb") as whole, open(bench.path("short.tok"), "wb") as short:
+        short.write(whole.read()[:5000])
+    base = bench.train_arguments("errors")
+    without_data = [argument for argument in base if not argument.startswith("--data.train")]
+    cases = [
+        (2, []), (2, ["trian"]), (2, [*base, "--train.stepz=3"]), (2, [*base, "--train.steps=many"]),
+        (2, [*base, "--train.micro_batch=3"]), (2, [*base, "--model.heads=5"]), (2, [*base, "--train.lr_schedule=cosin"]),
+        (2, [*base, "--device.isa=neon"]), (2, without_data),
+        (3, [*without_data, "--data.train=missing.tok"]), (3, [*without_data, "--data.train=empty.tok"]),
+        (3, [*without_data, "--data.train=foreign.tok"]), (3, [*without_data, "--data.train=short.tok"]),
+        (3, [*base, "--model.vocab=64"]), (3, [*base, "--model.context=8000"]),
+    ]
+    for code, arguments in cases:
+        done = bench.run(arguments, code=code)
+        expect("terminate called" not in done.stderr and "Assertion" not in done.stderr, done.stderr)
+        if arguments and arguments[0] == "train":
+            for word in ("error: ", "where: ", "why: ", "fix: "):
+                expect(word in done.stderr, f"{arguments[-1]}: no '{word}' line in {done.stderr!r}")
+        expect(not os.path.exists(bench.path("errors", "metrics.jsonl")), f"{arguments}: a run directory was touched")
+    # The same through the launcher: one exit code, no hang.
+    for code, more in ((2, "--train.stepz=3"), (3, "--data.train=missing.tok")):
+        bench.run(["launch", "-n", "3", "--", *(base if code == 2 else without_data), more], code=code)
+    print(f"campaign: {len(cases) + 2} kinds of bad input, each with its exit code")
+
+
+def case_stop(bench):
+    """train.stop_at and SIGTERM end a run in good order with exit code 75."""
+    bench.prepare()
+    done = bench.run(["launch", "-n", "2", "--", *bench.train_arguments("stop", "--train.stop_at=2")], code=75)
+    expect(done.stdout.strip().splitlines()[-1].startswith("stopped step=2 "), done.stdout[-300:])
+    bench.run(bench.train_arguments("whole"))
+    expect(bench.trace("stop") == bench.trace("whole")[:2], "a stopped run computed other steps")
+
+
+CASES = {name[5:]: function for name, function in globals().items() if name.startswith("case_")}
+
+
+def main():
+    if len(sys.argv) < 4:
+        print("\n".join(CASES))
+        return 2
+    binary, source = os.path.abspath(sys.argv[1]), os.path.abspath(sys.argv[2])
+    for name in sys.argv[3:]:
+        with tempfile.TemporaryDirectory(prefix="elaswave-e2e-") as folder:
+            try:
+                CASES[name](Bench(binary, source, folder))
+            except (Failure, subprocess.TimeoutExpired) as problem:
+                print(f"{name}: FAILED\n{problem}")
+                return 1
+        print(f"{name}: passed")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

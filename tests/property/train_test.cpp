@@ -1,0 +1,156 @@
+// The promise P2 in the simulated world: the same bits whatever the number of ranks, threads and message orders.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstdio>
+#include <set>
+
+#include "app/start.h"
+#include "tests/support/training.h"
+
+namespace elaswave::test {
+namespace {
+
+class TrainTest : public testing::Test {
+ protected:
+  TrainTest() {
+    write_tokens(folder_.file("train.bin"), 2000, 37);
+    config_ = tiny_config(folder_.file("train.bin"));
+  }
+
+  static std::vector<std::uint64_t> digests(const SimulatedRun& run) {
+    std::vector<std::uint64_t> digests;
+    for (const app::StepReport& step : run.steps) digests.push_back(step.digest.value_or(0));
+    return digests;
+  }
+  static void expect_no_errors(const SimulatedRun& run) {
+    for (const std::string& error : run.errors) EXPECT_EQ(error, "");
+  }
+
+  TemporaryFolder folder_;
+  app::Config config_;
+};
+
+TEST_F(TrainTest, OneDigestForAnyRanksThreadsAndSchedules) {
+  const SimulatedRun reference = train_simulated(config_, {});
+  expect_no_errors(reference);
+  ASSERT_EQ(reference.steps.size(), 6u);
+  const auto expected = digests(reference);
+  EXPECT_EQ(std::set<std::uint64_t>(expected.begin(), expected.end()).size(), expected.size()) << "a step changed nothing";
+
+  std::int64_t runs = 0;
+  for (const int ranks : {1, 2, 3, 5, 8, 11})
+    for (const int threads : {1, 2, 3})
+      for (const std::uint64_t seed : {1u, 2u, 3u, 4u}) {
+        if (threads > 1 && seed > 1) continue;
+        const SimulatedRun run = train_simulated(config_, {.ranks = ranks, .threads = threads, .seed = seed});
+        expect_no_errors(run);
+        ASSERT_EQ(digests(run), expected) << ranks << " ranks, " << threads << " threads, seed " << seed;
+        for (std::size_t i = 0; i < run.steps.size(); ++i) {
+          EXPECT_EQ(run.steps[i].record.loss, reference.steps[i].record.loss);
+          EXPECT_EQ(run.steps[i].record.grad_norm, reference.steps[i].record.grad_norm);
+          EXPECT_EQ(run.steps[i].record.sample_hash, reference.steps[i].record.sample_hash);
+        }
+        EXPECT_EQ(run.summary.digest, reference.summary.digest);
+        ++runs;
+      }
+  RecordProperty("campaign_runs", static_cast<int>(runs));
+  std::printf("campaign: %lld simulated runs, one digest per step\n", static_cast<long long>(runs));
+}
+
+TEST_F(TrainTest, EverySeedOfTheSchedulerIsRepeatable) {
+  const SimulatedRun first = train_simulated(config_, {.ranks = 5, .seed = 9});
+  const SimulatedRun again = train_simulated(config_, {.ranks = 5, .seed = 9});
+  const SimulatedRun other = train_simulated(config_, {.ranks = 5, .seed = 10});
+  EXPECT_EQ(first.report.trace_hash, again.report.trace_hash);
+  EXPECT_NE(first.report.trace_hash, other.report.trace_hash);
+  EXPECT_EQ(digests(first), digests(other));
+}
+
+TEST_F(TrainTest, WorkIsSharedAndStateIsOwnedOnce) {
+  for (const int ranks : {1, 3, 8}) {
+    const SimulatedRun run = train_simulated(config_, {.ranks = ranks});
+    std::int64_t micro_batches = 0, bytes = 0;
+    for (const app::RankWork& work : run.summary.work) {
+      micro_batches += work.micro_batches;
+      bytes += work.optimizer_bytes;
+    }
+    EXPECT_EQ(micro_batches, 5 * 6);
+    const spec::Inventory inventory(app::resolve(config_)->model, DType::f32);
+    EXPECT_EQ(bytes, 12 * inventory.total_elems());
+  }
+}
+
+TEST_F(TrainTest, TheLossFalls) {
+  config_.train.steps = 60;
+  config_.model.dropout = 0;
+  const SimulatedRun run = train_simulated(config_, {.ranks = 2});
+  expect_no_errors(run);
+  EXPECT_NEAR(run.steps.front().record.loss, std::log(37.0), 0.1);
+  EXPECT_LT(run.steps.back().record.loss, 0.75 * run.steps.front().record.loss);
+}
+
+TEST_F(TrainTest, TheRecipeChangesTheBits) {
+  const auto base = digests(train_simulated(config_, {}));
+  const auto changed = [&](auto&& change) {
+    app::Config config = config_;
+    change(config);
+    return digests(train_simulated(config, {}));
+  };
+  EXPECT_NE(base, changed([](app::Config& config) { config.train.seed = 8; }));
+  EXPECT_NE(base, changed([](app::Config& config) { config.train.lr = 2e-2; }));
+  EXPECT_NE(base, changed([](app::Config& config) { config.model.dropout = 0; }));
+  EXPECT_NE(base, changed([](app::Config& config) { config.train.weight_decay = 0; }));
+  EXPECT_NE(base, changed([](app::Config& config) { config.train.clip = 0; }));
+}
+
+TEST_F(TrainTest, FastModeTrainsToo) {
+  config_.numerics.mode = "fast";
+  const SimulatedRun fast = train_simulated(config_, {.ranks = 3});
+  expect_no_errors(fast);
+  config_.numerics.mode = "exact";
+  const SimulatedRun exact = train_simulated(config_, {.ranks = 3});
+  // Same recipe, other rounding: the first loss is computed before any gradient is summed and must agree in every bit.
+  EXPECT_EQ(fast.steps.front().record.loss, exact.steps.front().record.loss);
+  EXPECT_NEAR(fast.steps.back().record.loss, exact.steps.back().record.loss, 1e-3);
+}
+
+TEST_F(TrainTest, AnExplodingRunStopsOrSkips) {
+  config_.train.lr = 1e30;
+  config_.train.warmup_steps = 0;
+  config_.train.clip = 0;
+  const SimulatedRun stopped = train_simulated(config_, {.ranks = 3});
+  for (const std::string& error : stopped.errors) EXPECT_NE(error.find("not finite"), std::string::npos) << error;
+  EXPECT_LT(stopped.steps.size(), 6u);
+
+  config_.train.non_finite = "skip";
+  const SimulatedRun skipping = train_simulated(config_, {.ranks = 3});
+  expect_no_errors(skipping);
+  ASSERT_EQ(skipping.steps.size(), 6u);
+  EXPECT_TRUE(skipping.steps.back().record.skip);
+  // A skipped step changes no state: all steps after the first bad one have one digest.
+  EXPECT_EQ(skipping.steps[4].digest, skipping.steps[5].digest);
+  EXPECT_EQ(skipping.steps[4].record.updates, skipping.steps[5].record.updates);
+}
+
+TEST_F(TrainTest, ABadTokenOnOneRankEndsAllRanksWithCode3) {
+  // Token 60 is no id of a vocabulary of 37; only the rank that reads its sample can know.
+  write_tokens(folder_.file("bad.bin"), 2000, 61);
+  config_.data.train = {folder_.file("bad.bin")};
+  const SimulatedRun run = train_simulated(config_, {.ranks = 5});
+  for (const std::string& error : run.errors) EXPECT_NE(error, "");
+}
+
+TEST_F(TrainTest, RanksToldDifferentRunsAreRefused) {
+  const auto report = comm::simulate({.ranks = 2}, [&](comm::World& world) {
+    app::StartIdentity identity{.numeric_class = world.world_rank() == 0 ? "cpu/avx512" : "cpu/avx2"};
+    const auto agreed = app::agree_start(world, std::nullopt, identity, kSecond);
+    ASSERT_FALSE(agreed.has_value());
+    EXPECT_NE(agreed.error().text().find("cpu/avx2 on rank 1, cpu/avx512 on rank 0"), std::string::npos)
+        << agreed.error().text();
+  });
+  ASSERT_TRUE(report.has_value()) << report.error().text();
+}
+
+}  // namespace
+}  // namespace elaswave::test

@@ -1,0 +1,231 @@
+// Attention against a plain quadratic softmax in double.
+#include "tests/reference/kernel_test.h"
+
+namespace elaswave::kernels {
+namespace {
+
+struct Shape {
+  std::int64_t B, T, H, D;
+  float rate;
+  std::int64_t C() const { return H * D; }
+  std::int64_t N() const { return B * T; }
+};
+
+// factor(sample, element) is the dropout mask.
+template <typename Real, typename Factor>
+struct Plain {
+  const Shape& shape;
+  const Factor& factor;
+  std::vector<Real> qkv;
+  std::vector<Real> out = std::vector<Real>(static_cast<std::size_t>(shape.N() * shape.C()));
+  std::vector<Real> lse = std::vector<Real>(static_cast<std::size_t>(shape.N() * shape.H));
+  std::vector<Real> dqkv = std::vector<Real>(qkv.size());
+
+  std::size_t at(std::int64_t b, std::int64_t t, std::int64_t which, std::int64_t h,
+                 std::int64_t d) const {
+    return static_cast<std::size_t>((b * shape.T + t) * 3 * shape.C() + which * shape.C() +
+                                    h * shape.D + d);
+  }
+  std::size_t out_at(std::int64_t b, std::int64_t t, std::int64_t h, std::int64_t d) const {
+    return static_cast<std::size_t>((b * shape.T + t) * shape.C() + h * shape.D + d);
+  }
+  Real mask(std::int64_t b, std::int64_t h, std::int64_t query, std::int64_t key) const {
+    return static_cast<Real>(factor(b, (h * shape.T + query) * shape.T + key));
+  }
+
+  // Probabilities of one query; also its log sum exp.
+  std::vector<Real> probabilities(std::int64_t b, std::int64_t h, std::int64_t query,
+                                  Real* log_sum) const {
+    std::vector<Real> p(static_cast<std::size_t>(query + 1));
+    const Real scale = 1 / std::sqrt(static_cast<Real>(shape.D));
+    Real top = -INFINITY, sum = 0;
+    for (std::int64_t key = 0; key <= query; ++key) {
+      Real score = 0;
+      for (std::int64_t d = 0; d < shape.D; ++d)
+        score += qkv[at(b, query, 0, h, d)] * qkv[at(b, key, 1, h, d)];
+      p[static_cast<std::size_t>(key)] = score * scale;
+      top = std::max(top, score * scale);
+    }
+    for (Real& value : p) sum += value = std::exp(value - top);
+    for (Real& value : p) value /= sum;
+    *log_sum = top + std::log(sum);
+    return p;
+  }
+
+  void forward() {
+    for (std::int64_t b = 0; b < shape.B; ++b)
+      for (std::int64_t h = 0; h < shape.H; ++h)
+        for (std::int64_t query = 0; query < shape.T; ++query) {
+          Real& log_sum = lse[static_cast<std::size_t>((b * shape.H + h) * shape.T + query)];
+          const std::vector<Real> p = probabilities(b, h, query, &log_sum);
+          for (std::int64_t d = 0; d < shape.D; ++d) {
+            Real sum = 0;
+            for (std::int64_t key = 0; key <= query; ++key)
+              sum += p[static_cast<std::size_t>(key)] * mask(b, h, query, key) *
+                     qkv[at(b, key, 2, h, d)];
+            out[out_at(b, query, h, d)] = sum;
+          }
+        }
+  }
+
+  void backward(const std::vector<Real>& dout) {
+    const Real scale = 1 / std::sqrt(static_cast<Real>(shape.D));
+    for (std::int64_t b = 0; b < shape.B; ++b)
+      for (std::int64_t h = 0; h < shape.H; ++h)
+        for (std::int64_t query = 0; query < shape.T; ++query) {
+          Real log_sum;
+          const std::vector<Real> p = probabilities(b, h, query, &log_sum);
+          std::vector<Real> dp(p.size());
+          Real delta = 0;
+          for (std::int64_t key = 0; key <= query; ++key) {
+            const auto k = static_cast<std::size_t>(key);
+            Real sum = 0;
+            for (std::int64_t d = 0; d < shape.D; ++d) {
+              const Real gradient = dout[out_at(b, query, h, d)];
+              sum += gradient * qkv[at(b, key, 2, h, d)];
+              dqkv[at(b, key, 2, h, d)] += p[k] * mask(b, h, query, key) * gradient;
+            }
+            dp[k] = sum * mask(b, h, query, key);
+            delta += p[k] * dp[k];
+          }
+          for (std::int64_t key = 0; key <= query; ++key) {
+            const auto k = static_cast<std::size_t>(key);
+            const Real ds = p[k] * (dp[k] - delta) * scale;
+            for (std::int64_t d = 0; d < shape.D; ++d) {
+              dqkv[at(b, query, 0, h, d)] += ds * qkv[at(b, key, 1, h, d)];
+              dqkv[at(b, key, 1, h, d)] += ds * qkv[at(b, query, 0, h, d)];
+            }
+          }
+        }
+  }
+};
+
+template <typename Real, typename Factor>
+Plain<Real, Factor> plain_of(const Shape& shape, const Factor& factor, const std::vector<Real>& qkv,
+                             const std::vector<Real>& dout) {
+  Plain<Real, Factor> plain{shape, factor, qkv};
+  plain.forward();
+  plain.backward(dout);
+  return plain;
+}
+
+class AttentionTest : public KernelTest {
+ protected:
+  struct Results {
+    std::vector<float> out, lse, dqkv;
+    bool guards = false;
+  };
+  Results run(const Shape& shape, const Dropout& dropout, const std::vector<float>& qkv,
+              const std::vector<float>& dout, int threads, std::int64_t extra = 5) {
+    device::CpuStream stream(threads);
+    const Padded in(qkv, shape.N(), 3 * shape.C(), extra),
+        gradient(dout, shape.N(), shape.C(), extra);
+    Padded out(shape.N(), shape.C(), extra), dqkv(shape.N(), 3 * shape.C(), extra);
+    Results results;
+    results.lse.resize(static_cast<std::size_t>(shape.N() * shape.H));
+    ops().attention_forward(stream, {.qkv_N3C = in.view(),
+                                     .T = shape.T,
+                                     .H = shape.H,
+                                     .dropout = dropout,
+                                     .out_NC = out.mat(),
+                                     .lse_NH = results.lse});
+    ops().attention_backward(stream, {.qkv_N3C = in.view(),
+                                      .out_NC = out.view(),
+                                      .dout_NC = gradient.view(),
+                                      .lse_NH = results.lse,
+                                      .T = shape.T,
+                                      .H = shape.H,
+                                      .dropout = dropout,
+                                      .dqkv_N3C = dqkv.mat()});
+    results.out = out.values();
+    results.dqkv = dqkv.values();
+    results.guards = out.guards_intact() && dqkv.guards_intact();
+    return results;
+  }
+};
+
+TEST_F(AttentionTest, matches_reference) {
+  const Shape shapes[] = {{2, 113, 3, 8, 0},     {1, 113, 2, 16, 0.2f}, {2, 64, 2, 64, 0.1f},
+                          {1, 130, 2, 80, 0.1f}, {1, 1, 1, 64, 0},      {2, 65, 1, 37, 0.3f},
+                          {1, 203, 2, 64, 0},    {1, 239, 1, 64, 0.5f}, {3, 3, 2, 16, 0}};
+  for (const Shape& shape : shapes) {
+    SCOPED_TRACE(testing::Message()
+                 << shape.B << " " << shape.T << " " << shape.H << " " << shape.D);
+    const auto qkv = random_floats(shape.N() * 3 * shape.C(), 1, 1.5f);
+    const auto dout = random_floats(shape.N() * shape.C(), 2);
+    const auto streams = sample_streams(shape.B, 3);
+    const Dropout dropout = {shape.rate, streams};
+    const auto factor = [&](std::int64_t b, std::int64_t element) {
+      return dropout_factor(dropout, b, element);
+    };
+    const auto reference = plain_of(shape, factor, converted<double>(qkv), converted<double>(dout));
+    const auto plain = plain_of(shape, factor, qkv, dout);
+    const Results ours = run(shape, dropout, qkv, dout, 2);
+    EXPECT_TRUE(ours.guards);
+    expect_accurate("out", ours.out, plain.out, reference.out);
+    expect_accurate("lse", ours.lse, plain.lse, reference.lse);
+    expect_accurate("dqkv", ours.dqkv, plain.dqkv, reference.dqkv);
+  }
+}
+
+TEST_F(AttentionTest, reference_gradient_is_the_derivative) {
+  const Shape shape = {1, 7, 2, 4, 0.25f};
+  const auto streams = sample_streams(shape.B, 9);
+  const Dropout dropout = {shape.rate, streams};
+  const auto factor = [&](std::int64_t b, std::int64_t element) {
+    return dropout_factor(dropout, b, element);
+  };
+  const auto qkv = converted<double>(random_floats(shape.N() * 3 * shape.C(), 5));
+  const auto dout = converted<double>(random_floats(shape.N() * shape.C(), 6));
+  const auto reference = plain_of(shape, factor, qkv, dout);
+  expect_gradient("qkv", qkv, reference.dqkv, [&](const std::vector<double>& at) {
+    Plain<double, decltype(factor)> plain{shape, factor, at};
+    plain.forward();
+    double loss = 0;
+    for (std::size_t i = 0; i < dout.size(); ++i) loss += plain.out[i] * dout[i];
+    return loss;
+  });
+}
+
+TEST_F(AttentionTest, same_bits_for_any_thread_count_and_stride) {
+  const Shape shape = {2, 150, 3, 24, 0.1f};
+  const auto qkv = random_floats(shape.N() * 3 * shape.C(), 1),
+             dout = random_floats(shape.N() * shape.C(), 2);
+  const auto streams = sample_streams(shape.B, 3);
+  const Results first = run(shape, {shape.rate, streams}, qkv, dout, 1, 0);
+  for (const int threads : {1, 2, 3, 4, 8}) {
+    const Results again = run(shape, {shape.rate, streams}, qkv, dout, threads, threads);
+    EXPECT_TRUE(again.out == first.out && again.lse == first.lse && again.dqkv == first.dqkv)
+        << threads;
+  }
+}
+
+// Scores far apart: the running maximum moves between blocks and early sums are scaled to nothing.
+TEST_F(AttentionTest, large_scores) {
+  const Shape shape = {1, 200, 1, 16, 0};
+  auto qkv = random_floats(shape.N() * 3 * shape.C(), 1, 12.0f);
+  const auto dout = random_floats(shape.N() * shape.C(), 2);
+  const auto factor = [](std::int64_t, std::int64_t) { return 1.0f; };
+  const auto reference = plain_of(shape, factor, converted<double>(qkv), converted<double>(dout));
+  const auto plain = plain_of(shape, factor, qkv, dout);
+  const Results ours = run(shape, {}, qkv, dout, 1);
+  expect_accurate("out", ours.out, plain.out, reference.out);
+  expect_accurate("dqkv", ours.dqkv, plain.dqkv, reference.dqkv);
+}
+
+// A later position changes nothing before it, and what is not finite stays visible.
+TEST_F(AttentionTest, causal_and_non_finite) {
+  const Shape shape = {1, 100, 1, 16, 0};
+  auto qkv = random_floats(shape.N() * 3 * shape.C(), 1);
+  const auto dout = random_floats(shape.N() * shape.C(), 2);
+  const Results before = run(shape, {}, qkv, dout, 1);
+  qkv[static_cast<std::size_t>(70 * 3 * shape.C() + shape.C())] = NAN;  // a key
+  const Results after = run(shape, {}, qkv, dout, 1);
+  const auto boundary = 70 * shape.C();
+  EXPECT_TRUE(std::equal(before.out.begin(), before.out.begin() + boundary, after.out.begin()));
+  for (std::int64_t t = 70; t < shape.T; ++t)
+    EXPECT_TRUE(std::isnan(after.out[static_cast<std::size_t>(t * shape.C())])) << t;
+}
+
+}  // namespace
+}  // namespace elaswave::kernels

@@ -1,0 +1,96 @@
+#include "tests/support/training.h"
+
+#include <unistd.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <stdexcept>
+
+#include "app/start.h"
+
+namespace elaswave::test {
+namespace {
+
+class Recorder final : public app::StepObserver {
+ public:
+  Result<void> on_step(const app::StepReport& report) override {
+    steps.push_back(report);
+    return {};
+  }
+  std::vector<app::StepReport> steps;
+};
+
+Result<app::RunSummary> train_rank(const app::Config& config, const SimulatedWorld& options, comm::World& world,
+                                   Recorder& recorder) {
+  EW_ASSIGN(const app::RunSpec spec, app::resolve(config));
+  EW_ASSIGN(const std::unique_ptr<kernels::Ops> ops, kernels::make_cpu_ops(options.isa));
+  device::CpuStream stream(options.threads);
+  EW_ASSIGN(const data::TokenSet tokens, data::TokenSet::open(config.data.train, data::TokenFormat::nanogpt));
+  EW_ASSIGN(const auto trainer,
+            app::Trainer::create(spec, {.world = world, .ops = *ops, .stream = stream, .train = tokens}));
+  EW_TRY(app::agree_start(world, std::nullopt,
+                          {.numeric_class = ops->numeric_class(), .recipe = spec.recipe_hash()}, spec.timeout));
+  EW_ASSIGN(app::RunSummary summary, trainer->run(recorder));
+  EW_TRY(world.close(Deadline::after(world.clock(), spec.timeout)));
+  return summary;
+}
+
+}  // namespace
+
+TemporaryFolder::TemporaryFolder() {
+  std::string pattern = (std::filesystem::temp_directory_path() / "elaswave-test-XXXXXX").string();
+  if (mkdtemp(pattern.data()) == nullptr) throw std::runtime_error("mkdtemp failed");
+  path_ = pattern;
+}
+
+TemporaryFolder::~TemporaryFolder() {
+  std::error_code ignored;
+  std::filesystem::remove_all(path_, ignored);
+}
+
+void write_tokens(const std::string& path, std::int64_t count, std::int64_t vocab) {
+  std::ofstream file(path, std::ios::binary);
+  const RandomStream stream = random_stream(5, RandomUse::test);
+  std::int64_t token = 0;
+  for (std::int64_t i = 0; i < count; ++i) {
+    // Mostly a fixed successor, sometimes noise: learnable, but not at once.
+    const std::uint32_t word = random_word(stream, static_cast<std::uint64_t>(i));
+    token = word % 8 == 0 ? static_cast<std::int64_t>(word >> 3) % vocab : (token * 5 + 3) % vocab;
+    const auto id = static_cast<std::uint16_t>(token);
+    file.write(reinterpret_cast<const char*>(&id), sizeof id);
+  }
+}
+
+app::Config tiny_config(const std::string& train_file) {
+  app::Config config;
+  config.model = {.preset = "tiny", .layers = 2, .heads = 2, .hidden = 16, .context = 7, .vocab = 37, .dropout = 0.1};
+  config.data.train = {train_file};
+  config.train.seed = 7;
+  config.train.steps = 6;
+  config.train.micro_batch = 2;
+  config.train.global_batch = 10;
+  config.train.lr = 1e-2;
+  config.train.warmup_steps = 2;
+  config.train.clip = 0.5;
+  config.log.digest_every = 1;
+  return config;
+}
+
+SimulatedRun train_simulated(const app::Config& config, const SimulatedWorld& options) {
+  SimulatedRun run;
+  run.errors.resize(static_cast<std::size_t>(options.ranks));
+  const auto report = comm::simulate({.ranks = options.ranks, .seed = options.seed}, [&](comm::World& world) {
+    Recorder recorder;
+    auto summary = train_rank(config, options, world, recorder);
+    if (!summary) run.errors[static_cast<std::size_t>(world.world_rank())] = summary.error().text();
+    if (world.world_rank() != 0) return;
+    run.steps = std::move(recorder.steps);
+    if (summary) run.summary = std::move(*summary);
+  });
+  if (!report) throw std::runtime_error(report.error().text());
+  run.report = *report;
+  return run;
+}
+
+}  // namespace elaswave::test

@@ -1,0 +1,52 @@
+// Tiny training runs for tests: a token file, a configuration, and runs in the simulated world.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "app/config.h"
+#include "app/trainer.h"
+#include "model/kernels/cpu_ops.h"
+#include "parallel/comm/simulation.h"
+
+namespace elaswave::test {
+
+/// A folder that goes with the object.
+class TemporaryFolder {
+ public:
+  TemporaryFolder();
+  ~TemporaryFolder();
+  TemporaryFolder(const TemporaryFolder&) = delete;
+  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
+  std::string file(const std::string& name) const { return path_ + "/" + name; }
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
+};
+
+/// Writes `count` tokens below `vocab` that a model can learn something from, as a headerless u16 file.
+void write_tokens(const std::string& path, std::int64_t count, std::int64_t vocab);
+
+/// 2 layers, 2 heads, hidden 16, context 7, vocabulary 37, dropout on, decay, clip; 6 steps of 5 micro-batches of 2.
+app::Config tiny_config(const std::string& train_file);
+
+struct SimulatedRun {
+  std::vector<app::StepReport> steps;  // rank 0's
+  app::RunSummary summary;
+  comm::SimulationReport report;
+  std::vector<std::string> errors;  // by rank; empty when the rank ended well
+};
+
+struct SimulatedWorld {
+  int ranks = 1;
+  int threads = 1;  // compute threads of each rank
+  std::uint64_t seed = 1;
+  kernels::Isa isa = kernels::Isa::automatic;
+};
+
+/// Trains in the simulated world; a run that cannot even start is a test failure by exception.
+SimulatedRun train_simulated(const app::Config& config, const SimulatedWorld& world);
+
+}  // namespace elaswave::test

@@ -1,0 +1,95 @@
+// io/base/file: what happens to bytes, names and errors.
+#include "io/base/file.h"
+
+#include <gtest/gtest.h>
+
+#include "tests/support/temp_dir.h"
+
+namespace elaswave {
+namespace {
+
+using testing::expect_error;
+using testing::read_file;
+using testing::TempDir;
+using testing::write_file;
+
+std::span<const std::byte> as_bytes(std::string_view text) {
+  return std::as_bytes(std::span(text.data(), text.size()));
+}
+
+TEST(File, ReadsAndWritesAtOffsets) {
+  const TempDir dir;
+  auto file = File::create(dir / "a");
+  ASSERT_TRUE(file) << file.error().text();
+  ASSERT_TRUE(file->write_all(as_bytes("0123456789")));
+  ASSERT_TRUE(file->write_at(3, as_bytes("xy")));
+  std::string back(4, '?');
+  ASSERT_TRUE(file->read_at(2, std::as_writable_bytes(std::span(back))));
+  EXPECT_EQ(back, "2xy5");
+  EXPECT_EQ(*file->size_bytes(), 10);
+  expect_error(file->read_at(8, std::as_writable_bytes(std::span(back))), Code::data);
+  ASSERT_TRUE(file->resize(4));
+  EXPECT_EQ(read_file(dir / "a"), "012x");
+}
+
+TEST(File, AppendKeepsWhatIsThere) {
+  const TempDir dir;
+  write_file(dir / "a", "one\n");
+  auto file = File::append(dir / "a");
+  ASSERT_TRUE(file);
+  ASSERT_TRUE(file->write_all(as_bytes("two\n")));
+  EXPECT_EQ(read_file(dir / "a"), "one\ntwo\n");
+}
+
+TEST(File, ErrorsNameThePath) {
+  const TempDir dir;
+  EXPECT_NE(expect_error(File::open(dir / "none"), Code::data).find(dir / "none"),
+            std::string::npos);
+  expect_error(File::open(dir.path()), Code::data);
+  expect_error(File::create(dir / "no/such/dir"), Code::data);
+  expect_error(MappedFile::open(dir / "none"), Code::data);
+  expect_error(MappedFile::open(dir.path()), Code::data);
+  expect_error(MappedFile::open("/dev/null"), Code::data);
+  expect_error(ReplacementFile::create(dir.path()), Code::data);
+  auto full = File::create("/dev/full");
+  ASSERT_TRUE(full);
+  expect_error(full->write_all(as_bytes("x")), Code::io);
+}
+
+TEST(ReplacementFile, IsAllOrNothing) {
+  const TempDir dir;
+  write_file(dir / "a", "old");
+  {
+    auto replacement = ReplacementFile::create(dir / "a");
+    ASSERT_TRUE(replacement);
+    ASSERT_TRUE(replacement->file().write_all(as_bytes("half")));
+    EXPECT_EQ(dir.names().size(), 2u);
+  }
+  EXPECT_EQ(dir.names(), std::vector<std::string>{"a"});
+  EXPECT_EQ(read_file(dir / "a"), "old");
+  auto replacement = ReplacementFile::create(dir / "a");
+  ASSERT_TRUE(replacement);
+  ASSERT_TRUE(replacement->file().write_all(as_bytes("new")));
+  EXPECT_EQ(read_file(dir / "a"), "old");
+  ASSERT_TRUE(replacement->publish());
+  EXPECT_EQ(read_file(dir / "a"), "new");
+  EXPECT_EQ(dir.names(), std::vector<std::string>{"a"});
+}
+
+TEST(MappedFile, MovesAndMapsEmptyFiles) {
+  const TempDir dir;
+  write_file(dir / "empty", "");
+  write_file(dir / "a", "abc");
+  auto empty = MappedFile::open(dir / "empty");
+  ASSERT_TRUE(empty);
+  EXPECT_TRUE(empty->bytes().empty());
+  auto mapped = MappedFile::open(dir / "a");
+  ASSERT_TRUE(mapped);
+  MappedFile moved = *std::move(mapped);
+  EXPECT_EQ(moved.bytes().size(), 3u);
+  EXPECT_EQ(moved.bytes()[1], std::byte{'b'});
+  EXPECT_TRUE(mapped->bytes().empty());
+}
+
+}  // namespace
+}  // namespace elaswave
