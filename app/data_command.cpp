@@ -48,7 +48,7 @@ Result<int> prepare(Arguments arguments) {
   app.add_option("--val_fraction", options.val_fraction, "share of the tokens held out")
       ->capture_default_str();
   app.add_option("--kind", kind, "auto (by name), text or jsonl")->capture_default_str();
-  app.add_option("--field", options.jsonl_field, "the JSONL member that holds the text")
+  app.add_option("--jsonl_field", options.jsonl_field, "the JSONL member that holds the text")
       ->capture_default_str();
   EW_ASSIGN(const Parse parse, parse_arguments(app, arguments, "elaswave data prepare"));
   if (parse == Parse::helped) return 0;

@@ -40,6 +40,12 @@ LaunchedAs launched_as() {
   return as;
 }
 
+bool stdout_is_terminal() {
+  if (!variable("OMPI_COMM_WORLD_SIZE").empty() || !variable("PMIX_RANK").empty())
+    return variable(kTerminalVariable) == "1";
+  return ::isatty(STDOUT_FILENO) == 1;
+}
+
 bool write_exit_report(const std::string& dir, std::int64_t world_rank, int code) {
   const std::string path = report_path(dir, world_rank);
   const std::string temporary = path + ".new";

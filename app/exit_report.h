@@ -26,6 +26,10 @@ struct LaunchedAs {
 };
 LaunchedAs launched_as();
 
+/// True when a person's terminal is at the end of stdout. mpirun gives its ranks a pseudo-terminal
+/// wherever its own output goes, so under a launcher only kTerminalVariable tells.
+bool stdout_is_terminal();
+
 /// Writes exit-<rank> (atomically: temporary name, then rename) when launched by `elaswave launch`.
 /// Call as the last act before leaving, also before _exit. Never fails loudly: the launcher reads a
 /// missing report as a killed rank. Calling it again replaces the report.

@@ -60,21 +60,6 @@ kernels::Isa isa_of(const Config& config) {
   return kernels::Isa::automatic;
 }
 
-data::TokenFormat format_of(const std::string& name) {
-  if (name == "elaswave") return data::TokenFormat::elaswave;
-  if (name == "nanogpt") return data::TokenFormat::nanogpt;
-  if (name == "llmc") return data::TokenFormat::llmc;
-  if (name == "megatron") return data::TokenFormat::megatron;
-  return data::TokenFormat::automatic;
-}
-
-data::TokenType type_of(const std::string& name) {
-  if (name == "u8") return data::TokenType::u8;
-  if (name == "u16") return data::TokenType::u16;
-  if (name == "i32") return data::TokenType::i32;
-  return data::TokenType::automatic;
-}
-
 /// What one rank builds before it meets the others.
 struct LocalSetup {
   RunSpec spec;
@@ -100,8 +85,8 @@ Result<void> set_up(const Settings& settings, comm::World& world, LocalSetup& se
   EW_ASSIGN(setup.ops, kernels::make_cpu_ops(isa_of(config)));
   setup.stream = std::make_unique<device::CpuStream>(thread_count(config));
   lap("device");
-  const data::TokenFormat format = format_of(config.data.format);
-  const data::TokenType type = type_of(config.data.dtype);
+  EW_ASSIGN(const data::TokenFormat format, data::parse_token_format(config.data.format));
+  EW_ASSIGN(const data::TokenType type, data::parse_token_type(config.data.dtype));
   EW_ASSIGN(setup.train, data::TokenSet::open(config.data.train, format, type));
   if (!config.data.val.empty()) {
     EW_ASSIGN(setup.val, data::TokenSet::open(config.data.val, format, type));
@@ -210,6 +195,9 @@ Result<std::optional<metrics::MetricsLog>> open_log(const Settings& settings) {
   const std::string& directory = settings.config.log.dir;
   if (directory.empty()) return std::nullopt;
   EW_ASSIGN(metrics::MetricsLog log, metrics::MetricsLog::open(directory, Step{0}));
+  if (log.dropped_lines() > 0)
+    log_warn("{}: {} lines of an earlier run were dropped; this run starts at step 1", log.path(),
+             log.dropped_lines());
   const std::string path = (std::filesystem::path(directory) / "config.toml").string();
   std::ofstream file(path);
   file << config_toml(settings);
@@ -225,9 +213,7 @@ Result<std::optional<metrics::MetricsLog>> open_log(const Settings& settings) {
 ConsoleMode console_mode(const Config& config) {
   if (config.log.console == "bar") return ConsoleMode::bar;
   if (config.log.console == "plain") return ConsoleMode::plain;
-  // Below a launcher stdout is a pipe; `elaswave launch` says when a terminal is at its end.
-  const bool terminal = isatty(STDOUT_FILENO) != 0 || std::getenv(kTerminalVariable) != nullptr;
-  return terminal ? ConsoleMode::bar : ConsoleMode::plain;
+  return stdout_is_terminal() ? ConsoleMode::bar : ConsoleMode::plain;
 }
 
 }  // namespace

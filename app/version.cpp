@@ -1,6 +1,5 @@
 // `elaswave --version`. Versions of header libraries are those this program was compiled with, of
 // shared libraries those it runs with.
-#include <H5public.h>
 #include <fmt/format.h>
 #include <spdlog/version.h>
 #include <toml++/toml.h>
@@ -8,17 +7,12 @@
 #include <CLI/Version.hpp>
 
 #include "app/commands.h"
+#include "io/hdf5/file.h"
 #include "model/kernels/cpu_ops.h"
 #include "parallel/comm/world_mpi.h"
 
 namespace elaswave::app {
 namespace {
-
-std::string hdf5_version() {
-  unsigned major = 0, minor = 0, release = 0;
-  if (H5get_libversion(&major, &minor, &release) < 0) return "unknown";
-  return fmt::format("{}.{}.{}", major, minor, release);
-}
 
 std::string numeric_class() {
   const auto ops = kernels::make_cpu_ops(kernels::Isa::automatic);
@@ -39,7 +33,7 @@ std::string version_text() {
   };
   add("mpi", first_line(comm::mpi_library_version()));
   add("onednn", kernels::gemm_library_version());
-  add("hdf5", hdf5_version());
+  add("hdf5", hdf5::library_version());
   add("cli11", CLI11_VERSION);
   add("spdlog", fmt::format("{}.{}.{}", SPDLOG_VER_MAJOR, SPDLOG_VER_MINOR, SPDLOG_VER_PATCH));
   add("toml++", fmt::format("{}.{}.{}", TOML_LIB_MAJOR, TOML_LIB_MINOR, TOML_LIB_PATCH));

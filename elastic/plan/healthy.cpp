@@ -9,7 +9,8 @@ Result<layout::Plan> healthy_plan(const layout::BlockTable& blocks, std::int32_t
   plan.chunk_of_layer.assign(static_cast<std::size_t>(blocks.layers()), 0);
   plan.stage_of_chunk = {0};
   plan.stages.resize(1);
-  for (std::int32_t rank = 0; rank < world_size; ++rank) plan.stages[0].replicas.push_back({{rank}});
+  for (std::int32_t rank = 0; rank < world_size; ++rank)
+    plan.stages[0].replicas.push_back({{rank}});
 
   plan.micro_batches = micro_batches;
   for (std::int64_t micro_batch = 0; micro_batch < micro_batches; ++micro_batch)
@@ -21,7 +22,8 @@ Result<layout::Plan> healthy_plan(const layout::BlockTable& blocks, std::int32_t
     plan.owner.push_back(static_cast<std::int32_t>(position % world_size));
   }
   if (std::string fault = layout::find_fault(plan, blocks, world_size); !fault.empty())
-    return fail({.code = Code::bug, .what = "the healthy plan is not sound", .why = std::move(fault)});
+    return fail(
+        {.code = Code::bug, .what = "the healthy plan is not sound", .why = std::move(fault)});
   return plan;
 }
 

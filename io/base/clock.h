@@ -29,7 +29,9 @@ class RealClock final : public Clock {
 /// A point in time on some Clock after which a wait gives up. Every wait takes one.
 struct Deadline {
   Nanoseconds at = 0;
-  static Deadline after(const Clock& clock, Nanoseconds duration) { return {clock.now() + duration}; }
+  static Deadline after(const Clock& clock, Nanoseconds duration) {
+    return {clock.now() + duration};
+  }
   bool passed(const Clock& clock) const { return clock.now() >= at; }
 };
 

@@ -53,7 +53,9 @@ std::string Error::text() const {
   return text;
 }
 
-void set_process_label(std::string label) { process_label() = std::move(label); }
+void set_process_label(std::string label) {
+  process_label() = std::move(label);
+}
 
 void check_failed(const char* expression, const std::string& message, std::source_location at) {
   std::fprintf(stderr, "elaswave: bug%s%s: %s\n  check: %s\n  at: %s:%u in %s\n",

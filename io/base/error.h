@@ -1,7 +1,8 @@
 // Errors. Three kinds, three mechanisms:
-//   a bug              EW_CHECK(cond, fmt, ...): prints and ends this process with exit code 70; peers see a lost rank
-//   expected failure   Result<T> carrying an Error: four lines (what, where, why, fix) and a Code that callers branch on
-//   the aborted step   the one exception type, parallel/comm/world.h, caught only by the step loop
+//   a bug              EW_CHECK(cond, fmt, ...): prints and ends this process with exit code 70;
+//   peers see a lost rank expected failure   Result<T> carrying an Error: four lines (what, where,
+//   why, fix) and a Code that callers branch on the aborted step   the one exception type,
+//   parallel/comm/world.h, caught only by the step loop
 #pragma once
 
 #include <fmt/format.h>
@@ -23,9 +24,9 @@ enum class Code {
   corrupt,        // a checkpoint is damaged
   device_lost,    // the accelerator context is poisoned: leave the process
   stopped,        // stopped on request; run again to go on
-  deadline,       // a wait ran out of time (callers turn it into unrecoverable when nothing can be done)
-  io,             // the operating system refused a file operation
-  unavailable,    // not part of this build
+  deadline,  // a wait ran out of time (callers turn it into unrecoverable when nothing can be done)
+  io,        // the operating system refused a file operation
+  unavailable,  // not part of this build
   bug,
 };
 
@@ -46,7 +47,9 @@ struct Error {
 template <typename T>
 using Result = tl::expected<T, Error>;
 
-inline tl::unexpected<Error> fail(Error error) { return tl::unexpected<Error>(std::move(error)); }
+inline tl::unexpected<Error> fail(Error error) {
+  return tl::unexpected<Error>(std::move(error));
+}
 
 /// Names this process in fatal messages ("rank 3"). Set once by main before any thread starts.
 void set_process_label(std::string label);
@@ -57,11 +60,11 @@ void set_process_label(std::string label);
 }  // namespace elaswave
 
 /// Always on. For bugs only, never for what a user or a peer can cause.
-#define EW_CHECK(condition, ...)                                              \
-  do {                                                                        \
-    if (!(condition)) [[unlikely]]                                            \
-      ::elaswave::check_failed(#condition, ::fmt::format(__VA_ARGS__),        \
-                               ::std::source_location::current());            \
+#define EW_CHECK(condition, ...)                                       \
+  do {                                                                 \
+    if (!(condition)) [[unlikely]]                                     \
+      ::elaswave::check_failed(#condition, ::fmt::format(__VA_ARGS__), \
+                               ::std::source_location::current());     \
   } while (false)
 
 #ifdef NDEBUG
@@ -76,19 +79,19 @@ void set_process_label(std::string label);
 #define EW_CONCAT(a, b) EW_CONCAT_(a, b)
 
 /// Returns the error of a Result<void> expression from the enclosing function.
-#define EW_TRY(expression)                                                    \
-  do {                                                                        \
-    if (auto ew_result = (expression); !ew_result) [[unlikely]]               \
-      return ::elaswave::fail(::std::move(ew_result).error());                \
+#define EW_TRY(expression)                                      \
+  do {                                                          \
+    if (auto ew_result = (expression); !ew_result) [[unlikely]] \
+      return ::elaswave::fail(::std::move(ew_result).error());  \
   } while (false)
 
 /// Declares `declaration` from the value of a Result<T> expression or returns its error.
 // NOLINTBEGIN(bugprone-macro-parentheses): `declaration` declares, it cannot stand in parentheses
 #define EW_ASSIGN(declaration, expression) \
   EW_ASSIGN_(EW_CONCAT(ew_result_, __LINE__), declaration, expression)
-#define EW_ASSIGN_(name, declaration, expression)                             \
-  auto name = (expression);                                                   \
-  if (!name) [[unlikely]]                                                     \
-    return ::elaswave::fail(::std::move(name).error());                       \
+#define EW_ASSIGN_(name, declaration, expression)       \
+  auto name = (expression);                             \
+  if (!name) [[unlikely]]                               \
+    return ::elaswave::fail(::std::move(name).error()); \
   declaration = *::std::move(name)
 // NOLINTEND(bugprone-macro-parentheses)

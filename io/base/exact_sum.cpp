@@ -18,7 +18,8 @@ void ExactSum::add(double value) {
   const auto bits = std::bit_cast<std::uint64_t>(value);
   const int biased = static_cast<int>((bits >> 52) & 0x7FF);
   EW_DCHECK(biased != 0x7FF, "ExactSum::add of a non-finite value");
-  const std::uint64_t mantissa = (bits & ((std::uint64_t{1} << 52) - 1)) | (biased ? std::uint64_t{1} << 52 : 0);
+  const std::uint64_t mantissa =
+      (bits & ((std::uint64_t{1} << 52) - 1)) | (biased ? std::uint64_t{1} << 52 : 0);
   const int exponent = (biased ? biased : 1) - 1075;  // value = mantissa * 2^exponent
   const int position = exponent - kLowestExponent;
   const int digit = position / 32, shift = position % 32;
@@ -54,14 +55,17 @@ double ExactSum::value() const {
   int top = kDigits - 1;
   while (top >= 0 && digits[static_cast<std::size_t>(top)] == 0) --top;
   if (top < 0) return 0;
-  // Position of the leading one, counted from 2^kLowestExponent; 53 bits below and including it form the result.
+  // Position of the leading one, counted from 2^kLowestExponent; 53 bits below and including it
+  // form the result.
   const int lead = top * 32 + 31 - std::countl_zero(digits[static_cast<std::size_t>(top)]);
-  const int lowest_kept = std::max(lead - 52, -1074 - kLowestExponent);  // subnormals keep fewer bits
+  const int lowest_kept =
+      std::max(lead - 52, -1074 - kLowestExponent);  // subnormals keep fewer bits
   auto bit = [&digits](int position) {
     return (digits[static_cast<std::size_t>(position / 32)] >> (position % 32)) & 1u;
   };
   std::uint64_t mantissa = 0;
-  for (int position = lead; position >= lowest_kept; --position) mantissa = mantissa << 1 | bit(position);
+  for (int position = lead; position >= lowest_kept; --position)
+    mantissa = mantissa << 1 | bit(position);
   bool half = false, sticky = false;
   if (lowest_kept > 0) half = bit(lowest_kept - 1);
   for (int position = lowest_kept - 2; position >= 0 && !sticky; --position) sticky = bit(position);

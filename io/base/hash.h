@@ -1,4 +1,5 @@
-// 64-bit mixing and hashing with a definition short enough to be repeated in any language. Not cryptographic.
+// 64-bit mixing and hashing with a definition short enough to be repeated in any language. Not
+// cryptographic.
 #pragma once
 
 #include <cstddef>
@@ -9,8 +10,8 @@
 
 namespace elaswave {
 
-/// Finalizer of SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014).
-/// A bijection: two different inputs never collide.
+/// Finalizer of SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators",
+/// 2014). A bijection: two different inputs never collide.
 constexpr std::uint64_t mix64(std::uint64_t x) {
   x ^= x >> 30;
   x *= 0xBF58476D1CE4E5B9u;

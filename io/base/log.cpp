@@ -32,7 +32,8 @@ void configure_log(LogLevel level, std::string_view prefix) {
 }
 
 void log_line(LogLevel level, std::string_view text) {
-  spdlog::default_logger_raw()->log(spdlog_level(level), spdlog::string_view_t(text.data(), text.size()));
+  spdlog::default_logger_raw()->log(spdlog_level(level),
+                                    spdlog::string_view_t(text.data(), text.size()));
 }
 
 }  // namespace elaswave

@@ -1,4 +1,5 @@
-// The diagnostic log (stderr). The console table and step lines are app/console's; this is for events and warnings.
+// The diagnostic log (stderr). The console table and step lines are app/console's; this is for
+// events and warnings.
 #pragma once
 
 #include <fmt/format.h>

@@ -1,7 +1,8 @@
 // Philox4x32-10: random numbers as a pure function of a key and a counter.
-// Source: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011, section 3.
-// Numbers follow the data: a stream is named by what it is for (seed, purpose, step, sample, layer), an element by its
-// index in that stream. No state, so a re-run, another layout or another rank draws the same numbers.
+// Source: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011,
+// section 3. Numbers follow the data: a stream is named by what it is for (seed, purpose, step,
+// sample, layer), an element by its index in that stream. No state, so a re-run, another layout or
+// another rank draws the same numbers.
 #pragma once
 
 #include <array>
@@ -29,7 +30,8 @@ struct RandomStream {
   std::array<std::uint32_t, 2> high{};
 };
 
-/// 128 bits of identity from a chain of mixers; two different names share a stream with probability 2^-128.
+/// 128 bits of identity from a chain of mixers; two different names share a stream with probability
+/// 2^-128.
 constexpr RandomStream random_stream(std::uint64_t seed, RandomUse use, std::uint64_t a = 0,
                                      std::uint64_t b = 0, std::uint64_t c = 0) {
   std::uint64_t lo = combine64(seed, static_cast<std::uint64_t>(use));
@@ -42,7 +44,8 @@ constexpr RandomStream random_stream(std::uint64_t seed, RandomUse use, std::uin
 
 /// Four 32-bit words at position `index` of the stream.
 constexpr std::array<std::uint32_t, 4> philox(const RandomStream& stream, std::uint64_t index) {
-  std::uint32_t x0 = static_cast<std::uint32_t>(index), x1 = static_cast<std::uint32_t>(index >> 32);
+  std::uint32_t x0 = static_cast<std::uint32_t>(index),
+                x1 = static_cast<std::uint32_t>(index >> 32);
   std::uint32_t x2 = stream.high[0], x3 = stream.high[1];
   std::uint32_t k0 = stream.key[0], k1 = stream.key[1];
   for (int round = 0; round < 10; ++round) {

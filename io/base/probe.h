@@ -1,5 +1,6 @@
-// Probes: named points of the protocol where tests watch, delay, kill or stop a rank. All points are listed here;
-// a campaign that never hits one has failed. In a normal run the hook is empty and a probe costs one branch.
+// Probes: named points of the protocol where tests watch, delay, kill or stop a rank. All points
+// are listed here; a campaign that never hits one has failed. In a normal run the hook is empty and
+// a probe costs one branch.
 #pragma once
 
 #include <functional>
@@ -28,9 +29,9 @@ enum class Point {
 
 constexpr std::string_view name(Point point) {
   constexpr std::string_view names[] = {
-      "step_begin",  "before_forward", "after_forward", "after_backward", "before_reduce",
-      "after_reduce", "after_log",     "before_commit", "after_commit",   "during_apply",
-      "after_apply", "before_gather",  "after_gather",  "send_chunk",     "receive_chunk"};
+      "step_begin",   "before_forward", "after_forward", "after_backward", "before_reduce",
+      "after_reduce", "after_log",      "before_commit", "after_commit",   "during_apply",
+      "after_apply",  "before_gather",  "after_gather",  "send_chunk",     "receive_chunk"};
   static_assert(std::size(names) == static_cast<std::size_t>(Point::count));
   return names[static_cast<std::size_t>(point)];
 }

@@ -14,9 +14,15 @@ enum class Generation : std::uint32_t {};
 /// One optimizer update, counted from 1; step 0 is the initial state.
 enum class Step : std::int64_t {};
 
-constexpr std::uint32_t raw(Generation generation) { return static_cast<std::uint32_t>(generation); }
-constexpr std::int64_t raw(Step step) { return static_cast<std::int64_t>(step); }
-constexpr Step next(Step step) { return Step{raw(step) + 1}; }
+constexpr std::uint32_t raw(Generation generation) {
+  return static_cast<std::uint32_t>(generation);
+}
+constexpr std::int64_t raw(Step step) {
+  return static_cast<std::int64_t>(step);
+}
+constexpr Step next(Step step) {
+  return Step{raw(step) + 1};
+}
 
 /// The state after `step`, as computed by `generation`: two attempts at one step never mix.
 struct Version {
@@ -27,10 +33,18 @@ struct Version {
 
 enum class DType : std::uint8_t { f32, bf16 };
 
-constexpr std::int64_t size_bytes(DType dtype) { return dtype == DType::f32 ? 4 : 2; }
-constexpr std::string_view name(DType dtype) { return dtype == DType::f32 ? "f32" : "bf16"; }
+constexpr std::int64_t size_bytes(DType dtype) {
+  return dtype == DType::f32 ? 4 : 2;
+}
+constexpr std::string_view name(DType dtype) {
+  return dtype == DType::f32 ? "f32" : "bf16";
+}
 
-constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
-constexpr std::int64_t round_up(std::int64_t a, std::int64_t b) { return ceil_div(a, b) * b; }
+constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) {
+  return (a + b - 1) / b;
+}
+constexpr std::int64_t round_up(std::int64_t a, std::int64_t b) {
+  return ceil_div(a, b) * b;
+}
 
 }  // namespace elaswave

@@ -1,5 +1,6 @@
-// The one owner of a C handle. Traits: `using handle_type`, `static handle_type null()`, `static void release(handle_type)`.
-// The destructor is local: never collective, never blocking; release only logs what goes wrong. Moving nulls the source.
+// The one owner of a C handle. Traits: `using handle_type`, `static handle_type null()`, `static
+// void release(handle_type)`. The destructor is local: never collective, never blocking; release
+// only logs what goes wrong. Moving nulls the source.
 #pragma once
 
 #include <utility>

@@ -29,7 +29,7 @@ using Properties = Unique<IdTraits<H5Pclose>>;
 using Group = Unique<IdTraits<H5Gclose>>;
 using Object = Unique<IdTraits<H5Oclose>>;
 using Attribute = Unique<IdTraits<H5Aclose>>;
-using Dataset = Unique<DatasetTraits>;
+using Dataset = Unique<IdTraits<H5Dclose>>;
 
 /// Keeps HDF5 from printing its error stack while alive: we turn it into an Error instead.
 class QuietErrors {
@@ -144,12 +144,14 @@ Result<T> read_number(Id file, const std::string& path, const std::string& objec
 
 }  // namespace
 
-void FileTraits::release(handle_type id) {
-  if (H5Fclose(id) < 0) log_warn("closing an HDF5 file failed");
+std::string library_version() {
+  unsigned major = 0, minor = 0, release = 0;
+  if (H5get_libversion(&major, &minor, &release) < 0) return "unknown";
+  return fmt::format("{}.{}.{}", major, minor, release);
 }
 
-void DatasetTraits::release(handle_type id) {
-  if (H5Dclose(id) < 0) log_warn("closing an HDF5 dataset failed");
+void FileTraits::release(handle_type id) {
+  if (H5Fclose(id) < 0) log_warn("closing an HDF5 file failed");
 }
 
 struct Writer::State {

@@ -19,14 +19,12 @@
 
 namespace elaswave::hdf5 {
 
+/// Version of the HDF5 library this process runs with, as "1.10.8".
+std::string library_version();
+
 using Id = std::int64_t;  // hid_t of HDF5 1.10 and later
 
 struct FileTraits {
-  using handle_type = Id;
-  static handle_type null() { return -1; }
-  static void release(handle_type id);
-};
-struct DatasetTraits {
   using handle_type = Id;
   static handle_type null() { return -1; }
   static void release(handle_type id);

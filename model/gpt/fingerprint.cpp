@@ -10,7 +10,8 @@
 namespace elaswave::gpt {
 namespace {
 
-constexpr std::uint64_t kSeed = 0x656C617377617665;  // any constant; part of the fingerprint's definition
+constexpr std::uint64_t kSeed =
+    0x656C617377617665;  // any constant; part of the fingerprint's definition
 constexpr float kDropout = 0.125f;
 
 /// One replica that owns everything.
@@ -25,24 +26,28 @@ layout::Plan solo_plan(const layout::BlockTable& blocks) {
   return plan;
 }
 
-std::vector<std::int32_t> random_tokens(std::int64_t count, std::int64_t vocab, std::uint64_t which) {
+std::vector<std::int32_t> random_tokens(std::int64_t count, std::int64_t vocab,
+                                        std::uint64_t which) {
   const RandomStream stream = random_stream(kSeed, RandomUse::fingerprint, which);
   std::vector<std::int32_t> tokens(static_cast<std::size_t>(count));
   for (std::size_t i = 0; i < tokens.size(); ++i)
-    tokens[i] = static_cast<std::int32_t>(random_word(stream, i) % static_cast<std::uint64_t>(vocab));
+    tokens[i] =
+        static_cast<std::int32_t>(random_word(stream, i) % static_cast<std::uint64_t>(vocab));
   return tokens;
 }
 
 }  // namespace
 
-Result<std::uint64_t> fingerprint(kernels::Ops& ops, device::CpuStream& stream, const spec::ModelConfig& config,
-                                  std::int64_t micro_batch, DType storage) {
+Result<std::uint64_t> fingerprint(kernels::Ops& ops, device::CpuStream& stream,
+                                  const spec::ModelConfig& config, std::int64_t micro_batch,
+                                  DType storage) {
   spec::ModelConfig shallow = config;
   shallow.layers = 1;
   const spec::Inventory inventory(shallow, storage);
   const layout::BlockTable blocks = inventory.blocks();
   std::vector<std::int64_t> storage_bytes;
-  for (const spec::TensorSpec& tensor : inventory.tensors()) storage_bytes.push_back(size_bytes(tensor.storage));
+  for (const spec::TensorSpec& tensor : inventory.tensors())
+    storage_bytes.push_back(size_bytes(tensor.storage));
 
   zero::TensorStore working(blocks, storage_bytes);
   zero::GradSums sums(blocks, zero::SumMode::exact);
@@ -71,7 +76,8 @@ Result<std::uint64_t> fingerprint(kernels::Ops& ops, device::CpuStream& stream, 
   const optim::CommitRecord record = optim::decide(vote, {Step{1}, Generation{0}}, 0, 0, adamw);
   optim::apply(ops, stream, inventory, blocks, shard, record, working);
 
-  std::uint64_t hash = optim::state_digest(optim::digest_part(ops, stream, inventory, blocks, shard));
+  std::uint64_t hash =
+      optim::state_digest(optim::digest_part(ops, stream, inventory, blocks, shard));
   const std::span<const float> losses = stage.losses();
   hash = hash_bytes(std::as_bytes(losses), hash);
   return hash_bytes(std::as_bytes(std::span(&record.grad_norm, 1)), hash);

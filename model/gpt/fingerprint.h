@@ -1,5 +1,6 @@
-// The numerics fingerprint: what this machine's kernels answer to the shapes of the run. Ranks compare it at start, join and
-// resume; one that differs would train other weights without an error ever being raised.
+// The numerics fingerprint: what this machine's kernels answer to the shapes of the run. Ranks
+// compare it at start, join and resume; one that differs would train other weights without an error
+// ever being raised.
 #pragma once
 
 #include <cstdint>
@@ -8,9 +9,11 @@
 
 namespace elaswave::gpt {
 
-/// Runs every kernel of the model once at the run's shapes (one block deep, dropout on) on Philox inputs: forward,
-/// backward, logging, update; and digests losses, gradient sums and the updated state.
-Result<std::uint64_t> fingerprint(kernels::Ops& ops, device::CpuStream& stream, const spec::ModelConfig& config,
-                                  std::int64_t micro_batch, DType storage);
+/// Runs every kernel of the model once at the run's shapes (one block deep, dropout on) on Philox
+/// inputs: forward, backward, logging, update; and digests losses, gradient sums and the updated
+/// state.
+Result<std::uint64_t> fingerprint(kernels::Ops& ops, device::CpuStream& stream,
+                                  const spec::ModelConfig& config, std::int64_t micro_batch,
+                                  DType storage);
 
 }  // namespace elaswave::gpt

@@ -11,14 +11,15 @@
 
 namespace elaswave::gpt {
 
-/// Elements [begin, begin + out.size()) of one tensor. Normal values by Box and Muller (1958) from pairs of Philox words.
-/// REQUIRES: begin even.
-void initial_values(const spec::TensorSpec& tensor, std::int64_t layers, std::uint64_t seed, std::int64_t begin,
-                    std::span<float> out);
+/// Elements [begin, begin + out.size()) of one tensor. Normal values by Box and Muller (1958) from
+/// pairs of Philox words. REQUIRES: begin even.
+void initial_values(const spec::TensorSpec& tensor, std::int64_t layers, std::uint64_t seed,
+                    std::int64_t begin, std::span<float> out);
 
 /// Master weights of the shard's blocks, and their working copies. Moments stay zero.
-void initialize(device::CpuStream& stream, const spec::Inventory& inventory, const layout::BlockTable& blocks,
-                std::uint64_t seed, zero::Shard& shard, zero::TensorStore& working);
+void initialize(device::CpuStream& stream, const spec::Inventory& inventory,
+                const layout::BlockTable& blocks, std::uint64_t seed, zero::Shard& shard,
+                zero::TensorStore& working);
 
 /// Stores master values in the storage type.
 void store_working(std::span<const float> master, DType storage, std::span<std::byte> working);

@@ -7,8 +7,8 @@
 
 namespace elaswave::gpt {
 
-Stage::Stage(const layers::Context& context, const spec::Inventory& inventory, const layers::Parameters& parameters,
-             layers::Gradients& gradients)
+Stage::Stage(const layers::Context& context, const spec::Inventory& inventory,
+             const layers::Parameters& parameters, layers::Gradients& gradients)
     : context_(context),
       inventory_(inventory),
       parameters_(parameters),
@@ -16,7 +16,8 @@ Stage::Stage(const layers::Context& context, const spec::Inventory& inventory, c
       head_(context),
       scratch_(context),
       dx_NC_(context.tokens(), context.config.hidden, context.storage) {
-  for (std::int64_t block = 0; block < context.config.layers; ++block) blocks_.emplace_back(context);
+  for (std::int64_t block = 0; block < context.config.layers; ++block)
+    blocks_.emplace_back(context);
 }
 
 Result<void> Stage::forward_blocks(const layers::MicroBatch& batch, const LayerReady& ready) {
@@ -25,8 +26,8 @@ Result<void> Stage::forward_blocks(const layers::MicroBatch& batch, const LayerR
   for (std::size_t block = 0; block < blocks_.size(); ++block) {
     EW_TRY(ready(static_cast<std::int32_t>(block) + 1));
     layers::Activation& out = block + 1 < blocks_.size() ? blocks_[block + 1].x_NC : head_.x_NC;
-    layers::block_forward(context_, inventory_, parameters_, batch, static_cast<std::int64_t>(block), blocks_[block],
-                          scratch_, out.view());
+    layers::block_forward(context_, inventory_, parameters_, batch,
+                          static_cast<std::int64_t>(block), blocks_[block], scratch_, out.view());
   }
   return ready(head_layer());
 }
@@ -48,8 +49,8 @@ Result<void> Stage::backward(const layers::MicroBatch& batch, const LayerDone& d
   layers::head_backward(context_, inventory_, parameters_, gradients_, head_, dx_NC);
   EW_TRY(done(head_layer()));
   for (std::size_t block = blocks_.size(); block-- > 0;) {
-    layers::block_backward(context_, inventory_, parameters_, gradients_, batch, static_cast<std::int64_t>(block),
-                           blocks_[block], scratch_, dx_NC);
+    layers::block_backward(context_, inventory_, parameters_, gradients_, batch,
+                           static_cast<std::int64_t>(block), blocks_[block], scratch_, dx_NC);
     EW_TRY(done(static_cast<std::int32_t>(block) + 1));
   }
   layers::embedding_backward(context_, inventory_, gradients_, batch, dx_NC);
@@ -57,14 +58,16 @@ Result<void> Stage::backward(const layers::MicroBatch& batch, const LayerDone& d
 }
 
 std::int64_t Stage::activation_bytes() const {
-  std::int64_t bytes = head_.memory_bytes() + dx_NC_.memory_bytes() + scratch_.branch_NC.memory_bytes() +
-                       scratch_.dln_NC.memory_bytes() + scratch_.wide_N4C.memory_bytes();
+  std::int64_t bytes = head_.memory_bytes() + dx_NC_.memory_bytes() +
+                       scratch_.branch_NC.memory_bytes() + scratch_.dln_NC.memory_bytes() +
+                       scratch_.wide_N4C.memory_bytes();
   for (const layers::BlockStash& block : blocks_) bytes += block.memory_bytes();
   return bytes;
 }
 
 bool add_losses(std::span<const float> losses, ExactSum& sum) {
-  if (!std::all_of(losses.begin(), losses.end(), [](float loss) { return std::isfinite(loss); })) return false;
+  if (!std::all_of(losses.begin(), losses.end(), [](float loss) { return std::isfinite(loss); }))
+    return false;
   for (const float loss : losses) sum.add(static_cast<double>(loss));
   return true;
 }

@@ -1,5 +1,6 @@
-// A stage: a run of layers that one replica computes. This version runs all layers of the model as one stage; forward and
-// backward of one micro-batch are separate calls over a stash, as a pipeline schedule needs them.
+// A stage: a run of layers that one replica computes. This version runs all layers of the model as
+// one stage; forward and backward of one micro-batch are separate calls over a stash, as a pipeline
+// schedule needs them.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +15,8 @@
 
 namespace elaswave::gpt {
 
-/// Called before a layer's working weights are read for the first time in a step: returns when they are there.
+/// Called before a layer's working weights are read for the first time in a step: returns when they
+/// are there.
 using LayerReady = std::function<Result<void>(std::int32_t layer)>;
 /// Called when a layer's weight gradients of a micro-batch are complete.
 using LayerDone = std::function<Result<void>(std::int32_t layer)>;
@@ -22,19 +24,21 @@ using LayerDone = std::function<Result<void>(std::int32_t layer)>;
 class Stage {
  public:
   /// Allocates everything it will ever need. The references must outlive it.
-  Stage(const layers::Context& context, const spec::Inventory& inventory, const layers::Parameters& parameters,
-        layers::Gradients& gradients);
+  Stage(const layers::Context& context, const spec::Inventory& inventory,
+        const layers::Parameters& parameters, layers::Gradients& gradients);
 
   /// Forward of one micro-batch, the head's gradients included; token losses are left in losses().
   Result<void> forward(const layers::MicroBatch& batch, const LayerReady& ready);
-  /// Backward of the micro-batch that forward() saw last. `done` is called layer by layer, last layer first.
+  /// Backward of the micro-batch that forward() saw last. `done` is called layer by layer, last
+  /// layer first.
   Result<void> backward(const layers::MicroBatch& batch, const LayerDone& done);
   /// Forward without gradients.
   Result<void> evaluate(const layers::MicroBatch& batch, const LayerReady& ready);
 
   /// Token losses of the last forward or evaluate, in nats.
   std::span<const float> losses() const { return head_.loss_N; }
-  /// What the tied head multiplies with: the normed last activations of the last forward or evaluate, N x C.
+  /// What the tied head multiplies with: the normed last activations of the last forward or
+  /// evaluate, N x C.
   device::ConstMat head_input_NC() { return head_.ln_NC.view(); }
   std::int64_t activation_bytes() const;
 

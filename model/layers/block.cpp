@@ -36,8 +36,10 @@ BlockStash::BlockStash(const Context& context) {
 }
 
 std::int64_t BlockStash::memory_bytes() const {
-  std::int64_t bytes = static_cast<std::int64_t>((4 * mean1_N.size() + lse_NH.size()) * sizeof(float));
-  for (const Activation* activation : {&x_NC, &ln1_NC, &qkv_N3C, &attention_NC, &mid_NC, &ln2_NC, &fc_N4C, &act_N4C})
+  std::int64_t bytes =
+      static_cast<std::int64_t>((4 * mean1_N.size() + lse_NH.size()) * sizeof(float));
+  for (const Activation* activation :
+       {&x_NC, &ln1_NC, &qkv_N3C, &attention_NC, &mid_NC, &ln2_NC, &fc_N4C, &act_N4C})
     bytes += activation->memory_bytes();
   return bytes;
 }
@@ -47,9 +49,9 @@ BlockScratch::BlockScratch(const Context& context)
       dln_NC(context.tokens(), context.config.hidden, context.storage),
       wide_N4C(context.tokens(), 4 * context.config.hidden, context.storage) {}
 
-void block_forward(const Context& context, const spec::Inventory& inventory, const Parameters& parameters,
-                   const MicroBatch& batch, std::int64_t block, BlockStash& stash, BlockScratch& scratch,
-                   device::Mat out_NC) {
+void block_forward(const Context& context, const spec::Inventory& inventory,
+                   const Parameters& parameters, const MicroBatch& batch, std::int64_t block,
+                   BlockStash& stash, BlockScratch& scratch, device::Mat out_NC) {
   kernels::Ops& ops = context.ops;
   device::Stream& stream = context.stream;
   const Tensors w{inventory, parameters, block};
@@ -76,7 +78,8 @@ void block_forward(const Context& context, const spec::Inventory& inventory, con
                               .w_CD = w.matrix(BlockTensor::attn_proj_weight),
                               .b_D = w.vector(BlockTensor::attn_proj_bias),
                               .y_ND = scratch.branch_NC.view()});
-  const LayerDropout residual_dropout = dropout_of(batch, RandomUse::dropout_attention_residual, block);
+  const LayerDropout residual_dropout =
+      dropout_of(batch, RandomUse::dropout_attention_residual, block);
   ops.residual_forward(stream, {.residual_NC = stash.x_NC.view(),
                                 .branch_NC = scratch.branch_NC.view(),
                                 .T = T,
@@ -106,33 +109,37 @@ void block_forward(const Context& context, const spec::Inventory& inventory, con
                                 .out_NC = out_NC});
 }
 
-void block_backward(const Context& context, const spec::Inventory& inventory, const Parameters& parameters,
-                    Gradients& gradients, const MicroBatch& batch, std::int64_t block, BlockStash& stash,
-                    BlockScratch& scratch, device::Mat dx_NC) {
+void block_backward(const Context& context, const spec::Inventory& inventory,
+                    const Parameters& parameters, Gradients& gradients, const MicroBatch& batch,
+                    std::int64_t block, BlockStash& stash, BlockScratch& scratch,
+                    device::Mat dx_NC) {
   kernels::Ops& ops = context.ops;
   device::Stream& stream = context.stream;
   const Tensors w{inventory, parameters, block};
   const auto sink = [&](BlockTensor tensor) { return gradients.sink(w.id(tensor)); };
-  const std::int64_t T = context.config.context, H = context.config.heads, C = context.config.hidden;
+  const std::int64_t T = context.config.context, H = context.config.heads,
+                     C = context.config.hidden;
   const device::Mat dbranch_NC = scratch.branch_NC.view(), dln_NC = scratch.dln_NC.view();
   const device::Mat dwide_N4C = scratch.wide_N4C.view();
 
   // Backward of out = mid + dropout(act W + b).
   const LayerDropout mlp_dropout = dropout_of(batch, RandomUse::dropout_mlp_residual, block);
-  ops.residual_backward(stream, {.dout_NC = dx_NC, .T = T, .dropout = mlp_dropout.spec(), .dbranch_NC = dbranch_NC});
+  ops.residual_backward(
+      stream, {.dout_NC = dx_NC, .T = T, .dropout = mlp_dropout.spec(), .dbranch_NC = dbranch_NC});
   ops.linear_backward_weight(stream, {.x_NC = stash.act_N4C.view(),
                                       .dy_ND = dbranch_NC,
                                       .dw_CD = sink(BlockTensor::mlp_proj_weight),
                                       .db_D = sink(BlockTensor::mlp_proj_bias)});
   ops.linear_backward_input(
-      stream, {.dy_ND = dbranch_NC, .w_CD = w.matrix(BlockTensor::mlp_proj_weight), .dx_NC = dwide_N4C});
+      stream,
+      {.dy_ND = dbranch_NC, .w_CD = w.matrix(BlockTensor::mlp_proj_weight), .dx_NC = dwide_N4C});
   ops.gelu_backward(stream, {.x = stash.fc_N4C.view(), .dy = dwide_N4C, .dx = dwide_N4C});
   ops.linear_backward_weight(stream, {.x_NC = stash.ln2_NC.view(),
                                       .dy_ND = dwide_N4C,
                                       .dw_CD = sink(BlockTensor::c_fc_weight),
                                       .db_D = sink(BlockTensor::c_fc_bias)});
-  ops.linear_backward_input(stream,
-                            {.dy_ND = dwide_N4C, .w_CD = w.matrix(BlockTensor::c_fc_weight), .dx_NC = dln_NC});
+  ops.linear_backward_input(
+      stream, {.dy_ND = dwide_N4C, .w_CD = w.matrix(BlockTensor::c_fc_weight), .dx_NC = dln_NC});
   ops.layernorm_backward(stream, {.dy_NC = dln_NC,
                                   .x_NC = stash.mid_NC.view(),
                                   .gamma_C = w.vector(BlockTensor::ln_2_weight),
@@ -144,17 +151,21 @@ void block_backward(const Context& context, const spec::Inventory& inventory, co
                                   .dbeta_C = sink(BlockTensor::ln_2_bias)});
 
   // Backward of mid = x + dropout(attention W + b).
-  const LayerDropout residual_dropout = dropout_of(batch, RandomUse::dropout_attention_residual, block);
-  ops.residual_backward(stream,
-                        {.dout_NC = dx_NC, .T = T, .dropout = residual_dropout.spec(), .dbranch_NC = dbranch_NC});
+  const LayerDropout residual_dropout =
+      dropout_of(batch, RandomUse::dropout_attention_residual, block);
+  ops.residual_backward(
+      stream,
+      {.dout_NC = dx_NC, .T = T, .dropout = residual_dropout.spec(), .dbranch_NC = dbranch_NC});
   ops.linear_backward_weight(stream, {.x_NC = stash.attention_NC.view(),
                                       .dy_ND = dbranch_NC,
                                       .dw_CD = sink(BlockTensor::attn_proj_weight),
                                       .db_D = sink(BlockTensor::attn_proj_bias)});
   ops.linear_backward_input(
-      stream, {.dy_ND = dbranch_NC, .w_CD = w.matrix(BlockTensor::attn_proj_weight), .dx_NC = dln_NC});
+      stream,
+      {.dy_ND = dbranch_NC, .w_CD = w.matrix(BlockTensor::attn_proj_weight), .dx_NC = dln_NC});
   const LayerDropout attention_dropout = dropout_of(batch, RandomUse::dropout_attention, block);
-  // The wide scratch holds 4C columns; the gradient of qkv uses its memory as a dense N x 3C matrix.
+  // The wide scratch holds 4C columns; the gradient of qkv uses its memory as a dense N x 3C
+  // matrix.
   device::Mat dqkv_N3C = dwide_N4C;
   dqkv_N3C.cols = dqkv_N3C.stride = 3 * C;
   ops.attention_backward(stream, {.qkv_N3C = stash.qkv_N3C.view(),
@@ -169,8 +180,8 @@ void block_backward(const Context& context, const spec::Inventory& inventory, co
                                       .dy_ND = dqkv_N3C,
                                       .dw_CD = sink(BlockTensor::c_attn_weight),
                                       .db_D = sink(BlockTensor::c_attn_bias)});
-  ops.linear_backward_input(stream,
-                            {.dy_ND = dqkv_N3C, .w_CD = w.matrix(BlockTensor::c_attn_weight), .dx_NC = dln_NC});
+  ops.linear_backward_input(
+      stream, {.dy_ND = dqkv_N3C, .w_CD = w.matrix(BlockTensor::c_attn_weight), .dx_NC = dln_NC});
   ops.layernorm_backward(stream, {.dy_NC = dln_NC,
                                   .x_NC = stash.x_NC.view(),
                                   .gamma_C = w.vector(BlockTensor::ln_1_weight),

@@ -9,7 +9,8 @@
 
 namespace elaswave::layers {
 
-/// What forward keeps for backward, for one micro-batch. `x_NC` is the block's input, written by the layer before.
+/// What forward keeps for backward, for one micro-batch. `x_NC` is the block's input, written by
+/// the layer before.
 struct BlockStash {
   explicit BlockStash(const Context& context);
 
@@ -26,13 +27,14 @@ struct BlockScratch {
   Activation branch_NC, dln_NC, wide_N4C;  // wide also holds the gradient of qkv
 };
 
-void block_forward(const Context& context, const spec::Inventory& inventory, const Parameters& parameters,
-                   const MicroBatch& batch, std::int64_t block, BlockStash& stash, BlockScratch& scratch,
-                   device::Mat out_NC);
+void block_forward(const Context& context, const spec::Inventory& inventory,
+                   const Parameters& parameters, const MicroBatch& batch, std::int64_t block,
+                   BlockStash& stash, BlockScratch& scratch, device::Mat out_NC);
 
 /// `dx_NC` holds the gradient of the block's output and becomes that of its input.
-void block_backward(const Context& context, const spec::Inventory& inventory, const Parameters& parameters,
-                    Gradients& gradients, const MicroBatch& batch, std::int64_t block, BlockStash& stash,
-                    BlockScratch& scratch, device::Mat dx_NC);
+void block_backward(const Context& context, const spec::Inventory& inventory,
+                    const Parameters& parameters, Gradients& gradients, const MicroBatch& batch,
+                    std::int64_t block, BlockStash& stash, BlockScratch& scratch,
+                    device::Mat dx_NC);
 
 }  // namespace elaswave::layers

@@ -2,8 +2,8 @@
 
 namespace elaswave::layers {
 
-void embedding_forward(const Context& context, const spec::Inventory& inventory, const Parameters& parameters,
-                       const MicroBatch& batch, device::Mat x_NC) {
+void embedding_forward(const Context& context, const spec::Inventory& inventory,
+                       const Parameters& parameters, const MicroBatch& batch, device::Mat x_NC) {
   const LayerDropout dropout(batch, RandomUse::dropout_embedding, 0);
   context.ops.embedding_forward(context.stream, {.ids_N = batch.ids_N,
                                                  .wte_VC = parameters.matrix(inventory.wte()),
@@ -13,8 +13,8 @@ void embedding_forward(const Context& context, const spec::Inventory& inventory,
                                                  .x_NC = x_NC});
 }
 
-void embedding_backward(const Context& context, const spec::Inventory& inventory, Gradients& gradients,
-                        const MicroBatch& batch, device::ConstMat dx_NC) {
+void embedding_backward(const Context& context, const spec::Inventory& inventory,
+                        Gradients& gradients, const MicroBatch& batch, device::ConstMat dx_NC) {
   const LayerDropout dropout(batch, RandomUse::dropout_embedding, 0);
   context.ops.embedding_backward(context.stream, {.ids_N = batch.ids_N,
                                                   .dx_NC = dx_NC,

@@ -7,10 +7,10 @@
 namespace elaswave::layers {
 
 /// x = dropout(wte[id] + wpe[t]).
-void embedding_forward(const Context& context, const spec::Inventory& inventory, const Parameters& parameters,
-                       const MicroBatch& batch, device::Mat x_NC);
+void embedding_forward(const Context& context, const spec::Inventory& inventory,
+                       const Parameters& parameters, const MicroBatch& batch, device::Mat x_NC);
 
-void embedding_backward(const Context& context, const spec::Inventory& inventory, Gradients& gradients,
-                        const MicroBatch& batch, device::ConstMat dx_NC);
+void embedding_backward(const Context& context, const spec::Inventory& inventory,
+                        Gradients& gradients, const MicroBatch& batch, device::ConstMat dx_NC);
 
 }  // namespace elaswave::layers

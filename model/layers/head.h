@@ -19,16 +19,18 @@ struct HeadStash {
 };
 
 /// Token losses only.
-void head_forward(const Context& context, const spec::Inventory& inventory, const Parameters& parameters,
-                  const MicroBatch& batch, HeadStash& stash);
+void head_forward(const Context& context, const spec::Inventory& inventory,
+                  const Parameters& parameters, const MicroBatch& batch, HeadStash& stash);
 
-/// Token losses, and in the same pass over the logits the gradients of the head: they are not kept for later. The
-/// gradient is of the mean loss over the tokens of this micro-batch.
-void head_forward_backward(const Context& context, const spec::Inventory& inventory, const Parameters& parameters,
-                           Gradients& gradients, const MicroBatch& batch, HeadStash& stash);
+/// Token losses, and in the same pass over the logits the gradients of the head: they are not kept
+/// for later. The gradient is of the mean loss over the tokens of this micro-batch.
+void head_forward_backward(const Context& context, const spec::Inventory& inventory,
+                           const Parameters& parameters, Gradients& gradients,
+                           const MicroBatch& batch, HeadStash& stash);
 
 /// The rest of backward, through the final norm into `dx_NC`.
-void head_backward(const Context& context, const spec::Inventory& inventory, const Parameters& parameters,
-                   Gradients& gradients, HeadStash& stash, device::Mat dx_NC);
+void head_backward(const Context& context, const spec::Inventory& inventory,
+                   const Parameters& parameters, Gradients& gradients, HeadStash& stash,
+                   device::Mat dx_NC);
 
 }  // namespace elaswave::layers

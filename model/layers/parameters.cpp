@@ -11,13 +11,17 @@ device::ConstMat Parameters::matrix(std::int32_t tensor) const {
 
 std::span<const float> Parameters::vector(std::int32_t tensor) const {
   const spec::TensorSpec& spec = inventory_.tensor(tensor);
-  return {reinterpret_cast<const float*>(working_.tensor(tensor)), static_cast<std::size_t>(spec.elems())};
+  return {reinterpret_cast<const float*>(working_.tensor(tensor)),
+          static_cast<std::size_t>(spec.elems())};
 }
 
-Gradients::Gradients(const spec::Inventory& inventory, zero::GradSums& sums, std::int64_t micro_batches,
-                     std::int64_t tokens)
-    : inventory_(inventory), sums_(sums), flags_(std::make_unique<kernels::RangeFlag[]>(inventory.tensors().size())) {
-  for (std::int32_t tensor = 0; tensor < static_cast<std::int32_t>(inventory.tensors().size()); ++tensor)
+Gradients::Gradients(const spec::Inventory& inventory, zero::GradSums& sums,
+                     std::int64_t micro_batches, std::int64_t tokens)
+    : inventory_(inventory),
+      sums_(sums),
+      flags_(std::make_unique<kernels::RangeFlag[]>(inventory.tensors().size())) {
+  for (std::int32_t tensor = 0; tensor < static_cast<std::int32_t>(inventory.tensors().size());
+       ++tensor)
     limits_.push_back(addend_limit(micro_batches, contributions(inventory, tensor, tokens)));
 }
 
@@ -37,21 +41,26 @@ kernels::GradSink Gradients::sink(std::int32_t tensor) {
 std::vector<std::string> Gradients::bad_tensors() const {
   std::vector<std::string> names;
   for (std::size_t tensor = 0; tensor < limits_.size(); ++tensor)
-    if (flags_[tensor].bad.load(std::memory_order_relaxed) != 0) names.push_back(inventory_.tensors()[tensor].name);
+    if (flags_[tensor].bad.load(std::memory_order_relaxed) != 0)
+      names.push_back(inventory_.tensors()[tensor].name);
   return names;
 }
 
 void Gradients::clear_flags() {
-  for (std::size_t tensor = 0; tensor < limits_.size(); ++tensor) flags_[tensor].bad.store(0, std::memory_order_relaxed);
+  for (std::size_t tensor = 0; tensor < limits_.size(); ++tensor)
+    flags_[tensor].bad.store(0, std::memory_order_relaxed);
 }
 
 float addend_limit(std::int64_t micro_batches, std::int64_t contributions) {
-  // 2^62 on the grid of 2^-40 leaves 2^22 for the sum of all addends. Rounded down, so the bound holds.
-  const double limit = std::ldexp(1.0, 62 - kernels::kFractionBits) / static_cast<double>(micro_batches * contributions);
+  // 2^62 on the grid of 2^-40 leaves 2^22 for the sum of all addends. Rounded down, so the bound
+  // holds.
+  const double limit = std::ldexp(1.0, 62 - kernels::kFractionBits) /
+                       static_cast<double>(micro_batches * contributions);
   return std::nextafter(static_cast<float>(limit), 0.0f);
 }
 
-std::int64_t contributions(const spec::Inventory& inventory, std::int32_t tensor, std::int64_t tokens) {
+std::int64_t contributions(const spec::Inventory& inventory, std::int32_t tensor,
+                           std::int64_t tokens) {
   return tensor == inventory.wte() ? 1 + kernels::loss_contributions(tokens) : 1;
 }
 

@@ -1,4 +1,5 @@
-// Tensors by inventory number: the working weights that layers read and the sinks that gradients go into.
+// Tensors by inventory number: the working weights that layers read and the sinks that gradients go
+// into.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +17,8 @@ namespace elaswave::layers {
 /// Views of the working weights. Owns nothing.
 class Parameters {
  public:
-  Parameters(const spec::Inventory& inventory, zero::TensorStore& working) : inventory_(inventory), working_(working) {}
+  Parameters(const spec::Inventory& inventory, zero::TensorStore& working)
+      : inventory_(inventory), working_(working) {}
   device::ConstMat matrix(std::int32_t tensor) const;
   std::span<const float> vector(std::int32_t tensor) const;
 
@@ -25,11 +27,14 @@ class Parameters {
   zero::TensorStore& working_;
 };
 
-/// Sinks for the gradients of one rank, and the flags that tell which tensors left the range of the exact sums.
+/// Sinks for the gradients of one rank, and the flags that tell which tensors left the range of the
+/// exact sums.
 class Gradients {
  public:
-  /// `micro_batches` is G and `tokens` the tokens of one micro-batch: together they bound the addends of an element.
-  Gradients(const spec::Inventory& inventory, zero::GradSums& sums, std::int64_t micro_batches, std::int64_t tokens);
+  /// `micro_batches` is G and `tokens` the tokens of one micro-batch: together they bound the
+  /// addends of an element.
+  Gradients(const spec::Inventory& inventory, zero::GradSums& sums, std::int64_t micro_batches,
+            std::int64_t tokens);
 
   kernels::GradSink sink(std::int32_t tensor);
   /// Names of tensors with a non-finite or out-of-range addend since clear_flags().
@@ -43,9 +48,11 @@ class Gradients {
   std::unique_ptr<kernels::RangeFlag[]> flags_;
 };
 
-/// |g| must stay below this for one addend, so that `micro_batches * contributions` of them fit 63 bits with one to spare.
-/// Number of contributions of a tensor in one micro-batch: one, and for the tied embedding those of the head's chunks too.
+/// |g| must stay below this for one addend, so that `micro_batches * contributions` of them fit 63
+/// bits with one to spare. Number of contributions of a tensor in one micro-batch: one, and for the
+/// tied embedding those of the head's chunks too.
 float addend_limit(std::int64_t micro_batches, std::int64_t contributions);
-std::int64_t contributions(const spec::Inventory& inventory, std::int32_t tensor, std::int64_t tokens);
+std::int64_t contributions(const spec::Inventory& inventory, std::int32_t tensor,
+                           std::int64_t tokens);
 
 }  // namespace elaswave::layers

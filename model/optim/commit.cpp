@@ -15,7 +15,8 @@ constexpr std::size_t kCounters = 6;
 }  // namespace
 
 std::vector<std::int64_t> CommitVote::words() const {
-  std::vector<std::int64_t> words = {bad_ranks, data_failures, stop_requests, tokens, micro_batches, blocks_logged};
+  std::vector<std::int64_t> words = {bad_ranks, data_failures, stop_requests,
+                                     tokens,    micro_batches, blocks_logged};
   words.insert(words.end(), loss.words().begin(), loss.words().end());
   words.insert(words.end(), gradient_squares.words().begin(), gradient_squares.words().end());
   return words;
@@ -36,8 +37,8 @@ CommitVote CommitVote::from_words(std::span<const std::int64_t> words) {
   return vote;
 }
 
-CommitRecord decide(const CommitVote& total, Version version, std::int64_t updates_before, std::uint64_t sample_hash,
-                    const AdamWConfig& config) {
+CommitRecord decide(const CommitVote& total, Version version, std::int64_t updates_before,
+                    std::uint64_t sample_hash, const AdamWConfig& config) {
   CommitRecord record;
   record.version = version;
   record.sample_hash = sample_hash;

@@ -1,5 +1,5 @@
-// The commit point C(v): what all ranks sum exactly, and the record decided from it. The record is all that the update
-// depends on; whoever holds it can apply the step from the log.
+// The commit point C(v): what all ranks sum exactly, and the record decided from it. The record is
+// all that the update depends on; whoever holds it can apply the step from the log.
 #pragma once
 
 #include <cstdint>
@@ -36,17 +36,17 @@ struct AdamWConfig {
 
 struct CommitRecord {
   Version version;
-  double loss = 0;              // mean over the tokens of the global batch, nats
-  double grad_norm = 0;         // of the mean gradient, before clipping
+  double loss = 0;       // mean over the tokens of the global batch, nats
+  double grad_norm = 0;  // of the mean gradient, before clipping
   double lr = 0;
-  std::int64_t updates = 0;     // AdamW's t after this step; a skipped step does not count
-  bool skip = false;            // a non-finite step: data advance, state does not
+  std::int64_t updates = 0;  // AdamW's t after this step; a skipped step does not count
+  bool skip = false;         // a non-finite step: data advance, state does not
   std::uint64_t sample_hash = 0;
   kernels::AdamWScalars scalars;  // weight_decay is the matrices' value; vectors use 0
 };
 
 /// Pure. `updates_before` is t before this step. Loss and norm of a skipped step may be non-finite.
-CommitRecord decide(const CommitVote& total, Version version, std::int64_t updates_before, std::uint64_t sample_hash,
-                    const AdamWConfig& config);
+CommitRecord decide(const CommitVote& total, Version version, std::int64_t updates_before,
+                    std::uint64_t sample_hash, const AdamWConfig& config);
 
 }  // namespace elaswave::optim

@@ -46,7 +46,8 @@ double power(double base, std::int64_t exponent) {
 }
 
 double cos_turns(double x) {
-  const double quarters = std::nearbyint(x * 4);          // exact: nearbyint rounds, the product by 4 is exact
+  const double quarters =
+      std::nearbyint(x * 4);  // exact: nearbyint rounds, the product by 4 is exact
   const double angle = (x - quarters * 0.25) * (2 * kPi);  // |angle| <= pi/4
   switch (static_cast<std::int64_t>(quarters) & 3) {
     case 0:
@@ -60,7 +61,9 @@ double cos_turns(double x) {
   }
 }
 
-double sin_turns(double x) { return cos_turns(x - 0.25); }
+double sin_turns(double x) {
+  return cos_turns(x - 0.25);
+}
 
 double natural_log(double x) {
   const auto bits = std::bit_cast<std::uint64_t>(x);
@@ -70,7 +73,8 @@ double natural_log(double x) {
     m *= 0.5;
     ++exponent;
   }
-  // log m = 2 atanh(z), z = (m - 1) / (m + 1), |z| <= 0.1716: eleven odd terms leave less than 1e-17.
+  // log m = 2 atanh(z), z = (m - 1) / (m + 1), |z| <= 0.1716: eleven odd terms leave less than
+  // 1e-17.
   const double z = (m - 1) / (m + 1), s = z * z;
   double sum = 0;
   for (int k = 21; k >= 1; k -= 2) sum = sum * s + 1.0 / k;

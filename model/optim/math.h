@@ -1,5 +1,6 @@
-// Elementary functions from plain arithmetic: glibc's pow, cos and log change bits with the CPU's features (measured),
-// and the learning rate and the initial weights must not. Pure; no table, no library call but sqrt.
+// Elementary functions from plain arithmetic: glibc's pow, cos and log change bits with the CPU's
+// features (measured), and the learning rate and the initial weights must not. Pure; no table, no
+// library call but sqrt.
 #pragma once
 
 #include <cstdint>

@@ -8,10 +8,12 @@
 
 namespace elaswave::optim {
 
-void log_gradients(kernels::Ops& ops, device::Stream& stream, const layout::BlockTable& blocks, zero::Shard& shard,
-                   zero::GradSums& sums, std::int64_t micro_batches, CommitVote& vote) {
+void log_gradients(kernels::Ops& ops, device::Stream& stream, const layout::BlockTable& blocks,
+                   zero::Shard& shard, zero::GradSums& sums, std::int64_t micro_batches,
+                   CommitVote& vote) {
   const bool exact = sums.mode() == zero::SumMode::exact;
-  const double scale = (exact ? std::ldexp(1.0, -kernels::kFractionBits) : 1.0) / static_cast<double>(micro_batches);
+  const double scale =
+      (exact ? std::ldexp(1.0, -kernels::kFractionBits) : 1.0) / static_cast<double>(micro_batches);
   std::vector<kernels::MeanGradient> means;
   std::vector<std::span<const float>> logs;
   for (const zero::OwnedBlock& owned : shard.owned()) {
@@ -68,7 +70,8 @@ DigestPart digest_part(kernels::Ops& ops, device::Stream& stream, const spec::In
   for (const zero::OwnedBlock& owned : shard.owned()) {
     const layout::Block& block = blocks.block(owned.block);
     const std::uint64_t tensor_hash = hash_text(inventory.tensor(block.tensor).name);
-    const std::span<float> kinds[] = {shard.master(owned), shard.moment1(owned), shard.moment2(owned)};
+    const std::span<float> kinds[] = {shard.master(owned), shard.moment1(owned),
+                                      shard.moment2(owned)};
     for (std::uint64_t kind = 0; kind < 3; ++kind) {
       ranges.push_back(kinds[kind]);
       keys.push_back(combine64(combine64(tensor_hash, kind),

@@ -1,4 +1,5 @@
-// The shape of a GPT-2 style model (Radford et al. 2019: learned positions, pre-norm, tied head, biases everywhere).
+// The shape of a GPT-2 style model (Radford et al. 2019: learned positions, pre-norm, tied head,
+// biases everywhere).
 #pragma once
 
 #include <cstdint>
@@ -12,12 +13,13 @@
 namespace elaswave::spec {
 
 struct ModelConfig {
-  std::int64_t layers = 12;    // L, transformer blocks
-  std::int64_t heads = 12;     // H
-  std::int64_t hidden = 768;   // C, a multiple of H
-  std::int64_t context = 1024; // T, tokens of a sample
-  std::int64_t vocab = 50257;  // V
-  float dropout = 0;           // rate, at the three places GPT-2 has it: embedding, attention, residual branches
+  std::int64_t layers = 12;     // L, transformer blocks
+  std::int64_t heads = 12;      // H
+  std::int64_t hidden = 768;    // C, a multiple of H
+  std::int64_t context = 1024;  // T, tokens of a sample
+  std::int64_t vocab = 50257;   // V
+  float dropout =
+      0;  // rate, at the three places GPT-2 has it: embedding, attention, residual branches
   bool operator==(const ModelConfig&) const = default;
 
   std::int64_t head_dim() const { return hidden / heads; }

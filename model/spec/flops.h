@@ -7,9 +7,10 @@
 
 namespace elaswave::spec {
 
-/// Forward plus backward of one token: 6 * N_matmul + 6 * L * C * T, where N_matmul counts the weights of matrix products
-/// (the tied head once, no embeddings lookup) and causal attention is counted at half its square (PaLM appendix B,
-/// arXiv 2204.02311, with the causal factor that llm.c uses).
+/// Forward plus backward of one token: 6 * N_matmul + 6 * L * C * T, where N_matmul counts the
+/// weights of matrix products (the tied head once, no embeddings lookup) and causal attention is
+/// counted at half its square (PaLM appendix B, arXiv 2204.02311, with the causal factor that llm.c
+/// uses).
 double training_flops_per_token(const ModelConfig& config);
 
 }  // namespace elaswave::spec

@@ -1,5 +1,5 @@
-// The inventory: every parameter tensor once, by its published name, with all that init, decay, ownership, sharding and
-// files need to know. Nothing else in the program lists parameters.
+// The inventory: every parameter tensor once, by its published name, with all that init, decay,
+// ownership, sharding and files need to know. Nothing else in the program lists parameters.
 #pragma once
 
 #include <array>
@@ -34,11 +34,11 @@ struct TensorSpec {
   std::string name;                   // as in Hugging Face's GPT-2
   std::array<std::int64_t, 2> shape;  // {rows, cols}; vectors are {1, n}
   int dims = 2;
-  DType storage = DType::f32;         // of the working copy; master weights and moments are always f32
+  DType storage = DType::f32;  // of the working copy; master weights and moments are always f32
   ShardRule shard = ShardRule::replicated;
   InitRule init = InitRule::zeros;
-  bool decay = false;                 // weight decay: matrices only
-  std::int32_t layer = 0;             // home layer: 0 embedding, 1..L blocks, L + 1 head
+  bool decay = false;      // weight decay: matrices only
+  std::int32_t layer = 0;  // home layer: 0 embedding, 1..L blocks, L + 1 head
 
   std::int64_t elems() const { return shape[0] * shape[1]; }
 };
@@ -66,7 +66,9 @@ class Inventory {
   Inventory(const ModelConfig& config, DType storage);
 
   const std::vector<TensorSpec>& tensors() const { return tensors_; }
-  const TensorSpec& tensor(std::int32_t index) const { return tensors_[static_cast<std::size_t>(index)]; }
+  const TensorSpec& tensor(std::int32_t index) const {
+    return tensors_[static_cast<std::size_t>(index)];
+  }
   std::int32_t layers() const { return layers_; }  // L + 2
   std::int64_t total_elems() const;
 

@@ -17,14 +17,18 @@ Buffer::Buffer(std::int64_t bytes) : bytes_(bytes) {
   const bool huge = bytes >= 2 * kHugePage;
   const std::int64_t alignment = huge ? kHugePage : 64;
   const std::int64_t rounded = round_up(bytes, alignment);
-  void* memory = std::aligned_alloc(static_cast<std::size_t>(alignment), static_cast<std::size_t>(rounded));
+  void* memory =
+      std::aligned_alloc(static_cast<std::size_t>(alignment), static_cast<std::size_t>(rounded));
   if (memory == nullptr) throw std::bad_alloc();
-  // Advice only: fewer page faults and TLB misses on gigabyte state; without it everything still works.
+  // Advice only: fewer page faults and TLB misses on gigabyte state; without it everything still
+  // works.
   if (huge) (void)madvise(memory, static_cast<std::size_t>(rounded), MADV_HUGEPAGE);
   std::memset(memory, 0, static_cast<std::size_t>(rounded));
   memory_.reset(static_cast<std::byte*>(memory));
 }
 
-void Buffer::Release::operator()(std::byte* memory) const { std::free(memory); }
+void Buffer::Release::operator()(std::byte* memory) const {
+  std::free(memory);
+}
 
 }  // namespace elaswave::device

@@ -1,5 +1,5 @@
-// Host memory: the owner (Buffer) and the views kernels take (Mat, Vec). Views carry shape, stride and element type and
-// own nothing. Shapes are in elements, row-major.
+// Host memory: the owner (Buffer) and the views kernels take (Mat, Vec). Views carry shape, stride
+// and element type and own nothing. Shapes are in elements, row-major.
 #pragma once
 
 #include <cstddef>
@@ -13,7 +13,8 @@
 
 namespace elaswave::device {
 
-/// Zero-initialised host memory aligned to 64 bytes, or 2 MiB and marked for huge pages when it is at least 4 MiB large.
+/// Zero-initialised host memory aligned to 64 bytes, or 2 MiB and marked for huge pages when it is
+/// at least 4 MiB large.
 class Buffer {
  public:
   Buffer() = default;
@@ -29,7 +30,8 @@ class Buffer {
   }
   template <typename T>
   std::span<const T> as() const {
-    return {reinterpret_cast<const T*>(memory_.get()), static_cast<std::size_t>(bytes_) / sizeof(T)};
+    return {reinterpret_cast<const T*>(memory_.get()),
+            static_cast<std::size_t>(bytes_) / sizeof(T)};
   }
 
  private:
@@ -70,9 +72,9 @@ struct MatView {
     EW_DCHECK(first >= 0 && first + count <= cols, "columns {}+{} of {}", first, count, cols);
     return {data + first * elaswave::size_bytes(dtype), dtype, rows, count, stride};
   }
-  operator MatView<const std::byte>() const  // NOLINT(google-explicit-constructor): a view may lose write access
-    requires(!std::is_const_v<Byte>)
-  {
+  operator MatView<const std::byte>()
+      const  // NOLINT(google-explicit-constructor): a view may lose write access
+      requires(!std::is_const_v<Byte>) {
     return {data, dtype, rows, cols, stride};
   }
 };

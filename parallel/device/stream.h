@@ -1,5 +1,5 @@
-// Where kernels are issued. On the CPU a stream is a thread pool and every kernel has finished when its call returns;
-// on a GPU calls enqueue. Callers that follow the stream contract work on both.
+// Where kernels are issued. On the CPU a stream is a thread pool and every kernel has finished when
+// its call returns; on a GPU calls enqueue. Callers that follow the stream contract work on both.
 #pragma once
 
 #include "parallel/device/thread_pool.h"

@@ -12,8 +12,8 @@ BlockTable::BlockTable(std::vector<TensorExtent> tensors) : tensors_(std::move(t
   for (std::int32_t index = 0; index < this->tensors(); ++index) {
     const TensorExtent& extent = tensor(index);
     EW_CHECK(extent.elems > 0, "tensor {} has {} elements", index, extent.elems);
-    EW_CHECK(extent.layer == layer || extent.layer == layer + 1, "tensor {} of layer {} after layer {}", index,
-             extent.layer, layer);
+    EW_CHECK(extent.layer == layer || extent.layer == layer + 1,
+             "tensor {} of layer {} after layer {}", index, extent.layer, layer);
     if (extent.layer != layer) {
       layer_begin_.push_back(count());
       layer = extent.layer;

@@ -1,5 +1,5 @@
-// The plan: all a view needs to run a step, as plain data that can be compared, printed and digested. Its makers live in
-// elastic/plan; everything that runs reads it.
+// The plan: all a view needs to run a step, as plain data that can be compared, printed and
+// digested. Its makers live in elastic/plan; everything that runs reads it.
 #pragma once
 
 #include <cstdint>
@@ -30,9 +30,9 @@ struct Plan {
   std::vector<std::int32_t> stage_of_chunk;
   std::vector<Stage> stages;
 
-  std::int64_t micro_batches = 0;          // G
-  std::vector<std::int32_t> route;         // [micro_batch * stages + stage] -> replica of that stage
-  std::vector<std::int32_t> owner;         // block -> replica of its layer's stage
+  std::int64_t micro_batches = 0;   // G
+  std::vector<std::int32_t> route;  // [micro_batch * stages + stage] -> replica of that stage
+  std::vector<std::int32_t> owner;  // block -> replica of its layer's stage
 
   bool operator==(const Plan&) const = default;
 
@@ -53,7 +53,8 @@ Place place_of(const Plan& plan, std::int32_t world_rank);
 /// Micro-batches that `place` runs, ascending.
 std::vector<std::int64_t> micro_batches_of(const Plan& plan, const Place& place);
 
-/// Says what is wrong with a plan: lengths, ranges, a rank used twice, a layer or block without a home. Empty when sound.
+/// Says what is wrong with a plan: lengths, ranges, a rank used twice, a layer or block without a
+/// home. Empty when sound.
 std::string find_fault(const Plan& plan, const BlockTable& blocks, std::int32_t world_size);
 
 /// Ranks that computed a plan on their own compare this before they use it.

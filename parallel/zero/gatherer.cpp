@@ -8,8 +8,8 @@ constexpr Version kNever{Step{-1}, Generation{0}};
 
 }  // namespace
 
-Gatherer::Gatherer(comm::World& world, comm::Group group, const layout::BlockTable& blocks, const OwnerLists& owners,
-                   TensorStore& working, Nanoseconds timeout)
+Gatherer::Gatherer(comm::World& world, comm::Group group, const layout::BlockTable& blocks,
+                   const OwnerLists& owners, TensorStore& working, Nanoseconds timeout)
     : world_(world),
       group_(std::move(group)),
       self_(group_.index_of(world.world_rank())),
@@ -27,18 +27,20 @@ void Gatherer::start(Version version) {
       const int to = (self_ + step) % group_.size();
       const int from = (self_ + group_.size() - step) % group_.size();
       comm::Pieces in;
-      for (const std::int64_t index : owners_.blocks_of(layer, from)) in.push_back(working_.bytes(blocks_.block(index)));
+      for (const std::int64_t index : owners_.blocks_of(layer, from))
+        in.push_back(working_.bytes(blocks_.block(index)));
       if (!in.empty())
         receives_[static_cast<std::size_t>(layer)].push_back(
-            world_.receive(group_.world_ranks[static_cast<std::size_t>(from)], comm::Channel::gather, std::move(in)));
+            world_.receive(group_.world_ranks[static_cast<std::size_t>(from)],
+                           comm::Channel::gather, std::move(in)));
       comm::ConstPieces out;
       for (const std::int64_t index : owners_.blocks_of(layer, self_)) {
         out.push_back(working_.bytes(blocks_.block(index)));
         bytes_sent_ += static_cast<std::int64_t>(out.back().size());
       }
       if (!out.empty())
-        sends_.push_back(
-            world_.send(group_.world_ranks[static_cast<std::size_t>(to)], comm::Channel::gather, std::move(out)));
+        sends_.push_back(world_.send(group_.world_ranks[static_cast<std::size_t>(to)],
+                                     comm::Channel::gather, std::move(out)));
     }
   }
 }

@@ -1,4 +1,5 @@
-// Working weights from their owners to every replica of the stage, layer by layer in the order the next forward needs them.
+// Working weights from their owners to every replica of the stage, layer by layer in the order the
+// next forward needs them.
 #pragma once
 
 #include <cstdint>
@@ -14,10 +15,11 @@ namespace elaswave::zero {
 class Gatherer {
  public:
   /// `group` as for Reducer; `working` is the storage of working weights.
-  Gatherer(comm::World& world, comm::Group group, const layout::BlockTable& blocks, const OwnerLists& owners,
-           TensorStore& working, Nanoseconds timeout);
+  Gatherer(comm::World& world, comm::Group group, const layout::BlockTable& blocks,
+           const OwnerLists& owners, TensorStore& working, Nanoseconds timeout);
 
-  /// This rank's owned blocks of `working` hold `version`: sends them to all and receives the others' in the background.
+  /// This rank's owned blocks of `working` hold `version`: sends them to all and receives the
+  /// others' in the background.
   void start(Version version);
   /// Returns when all of `layer` is at the version of the last start().
   Result<void> wait(std::int32_t layer);

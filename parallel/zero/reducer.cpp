@@ -6,7 +6,8 @@
 namespace elaswave::zero {
 namespace {
 
-// Receives posted ahead of their use: enough to keep links busy while one layer is added, little enough memory.
+// Receives posted ahead of their use: enough to keep links busy while one layer is added, little
+// enough memory.
 constexpr std::size_t kWindowLayers = 2;
 
 template <typename T>
@@ -18,22 +19,27 @@ void add_in(std::span<const std::byte> in, std::span<std::byte> inout) {
 
 }  // namespace
 
-OwnerLists::OwnerLists(const layout::BlockTable& blocks, const layout::Plan& plan, std::int32_t stage)
-    : replicas_(static_cast<std::int32_t>(plan.stages[static_cast<std::size_t>(stage)].replicas.size())),
+OwnerLists::OwnerLists(const layout::BlockTable& blocks, const layout::Plan& plan,
+                       std::int32_t stage)
+    : replicas_(
+          static_cast<std::int32_t>(plan.stages[static_cast<std::size_t>(stage)].replicas.size())),
       lists_(static_cast<std::size_t>(blocks.layers()) * static_cast<std::size_t>(replicas_)) {
   for (std::int64_t index = 0; index < blocks.count(); ++index) {
     const std::int32_t layer = blocks.block(index).layer;
     if (plan.stage_of_layer(layer) != stage) continue;
-    lists_[static_cast<std::size_t>(layer * replicas_ + plan.owner[static_cast<std::size_t>(index)])].push_back(index);
+    lists_[static_cast<std::size_t>(layer * replicas_ +
+                                    plan.owner[static_cast<std::size_t>(index)])]
+        .push_back(index);
   }
 }
 
-std::span<const std::int64_t> OwnerLists::blocks_of(std::int32_t layer, std::int32_t replica) const {
+std::span<const std::int64_t> OwnerLists::blocks_of(std::int32_t layer,
+                                                    std::int32_t replica) const {
   return lists_[static_cast<std::size_t>(layer * replicas_ + replica)];
 }
 
-Reducer::Reducer(comm::World& world, comm::Group group, const layout::BlockTable& blocks, const OwnerLists& owners,
-                 GradSums& sums, Nanoseconds timeout)
+Reducer::Reducer(comm::World& world, comm::Group group, const layout::BlockTable& blocks,
+                 const OwnerLists& owners, GradSums& sums, Nanoseconds timeout)
     : world_(world),
       group_(std::move(group)),
       self_(group_.index_of(world.world_rank())),
@@ -51,15 +57,16 @@ Result<void> Reducer::begin_step() {
 
 Result<void> Reducer::start(std::int32_t layer) {
   for (int step = 1; step < group_.size(); ++step) {
-    const int peer = (self_ + step) % group_.size();  // everybody starts with another peer: no rank is flooded
+    const int peer =
+        (self_ + step) % group_.size();  // everybody starts with another peer: no rank is flooded
     comm::ConstPieces pieces;
     for (const std::int64_t index : owners_.blocks_of(layer, peer)) {
       pieces.push_back(sums_.bytes(blocks_.block(index)));
       bytes_sent_ += static_cast<std::int64_t>(pieces.back().size());
     }
     if (!pieces.empty())
-      sends_.push_back(world_.send(group_.world_ranks[static_cast<std::size_t>(peer)], comm::Channel::reduce,
-                                   std::move(pieces)));
+      sends_.push_back(world_.send(group_.world_ranks[static_cast<std::size_t>(peer)],
+                                   comm::Channel::reduce, std::move(pieces)));
   }
   if (!owners_.blocks_of(layer, self_).empty()) {
     // Fast mode depends on the order of addition: by rank, whatever the order of arrival.
@@ -82,8 +89,8 @@ void Reducer::post() {
     for (const std::int64_t index : owners_.blocks_of(incoming.layer, self_))
       total += sums_.bytes(blocks_.block(index)).size();
     incoming.bytes.resize(total);
-    incoming.work = world_.receive(group_.world_ranks[static_cast<std::size_t>(incoming.peer)], comm::Channel::reduce,
-                                   {std::span(incoming.bytes)});
+    incoming.work = world_.receive(group_.world_ranks[static_cast<std::size_t>(incoming.peer)],
+                                   comm::Channel::reduce, {std::span(incoming.bytes)});
     incoming.posted = true;
   }
 }
@@ -106,15 +113,20 @@ Result<void> Reducer::drain(bool wait) {
     post();
     Incoming& front = incoming_.front();
     if (!wait && !world_.test(front.work)) return {};
-    EW_TRY(world_.wait(front.work, "receive gradient sums", Deadline::after(world_.clock(), timeout_)));
+    EW_TRY(world_.wait(front.work, "receive gradient sums",
+                       Deadline::after(world_.clock(), timeout_)));
     add(front);
     incoming_.pop_front();
   }
   return {};
 }
 
-Result<void> Reducer::progress() { return drain(false); }
+Result<void> Reducer::progress() {
+  return drain(false);
+}
 
-Result<void> Reducer::finish() { return drain(true); }
+Result<void> Reducer::finish() {
+  return drain(true);
+}
 
 }  // namespace elaswave::zero

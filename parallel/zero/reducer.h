@@ -1,5 +1,6 @@
-// Reduction of gradient sums to the owners of their blocks, layer by layer, while the backward pass goes on. Integers in
-// exact mode: the order of arrival changes nothing. In fast mode peers are added in rank order.
+// Reduction of gradient sums to the owners of their blocks, layer by layer, while the backward pass
+// goes on. Integers in exact mode: the order of arrival changes nothing. In fast mode peers are
+// added in rank order.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +14,8 @@
 
 namespace elaswave::zero {
 
-/// Which blocks of each layer each member of a group owns: the lists both ends of a transfer build their pieces from.
+/// Which blocks of each layer each member of a group owns: the lists both ends of a transfer build
+/// their pieces from.
 class OwnerLists {
  public:
   OwnerLists(const layout::BlockTable& blocks, const layout::Plan& plan, std::int32_t stage);
@@ -29,12 +31,13 @@ class Reducer {
  public:
   /// `group` lists the world rank of each replica of the stage (tensor degree 1) in replica order.
   /// Memory beside the sums: receive buffers for kWindowLayers layers from every peer.
-  Reducer(comm::World& world, comm::Group group, const layout::BlockTable& blocks, const OwnerLists& owners,
-          GradSums& sums, Nanoseconds timeout);
+  Reducer(comm::World& world, comm::Group group, const layout::BlockTable& blocks,
+          const OwnerLists& owners, GradSums& sums, Nanoseconds timeout);
 
   /// Waits until the sums of the last step are no longer being sent; then they may be overwritten.
   Result<void> begin_step();
-  /// The local sums of `layer` are final: sends what others own, and gets ready to receive what this rank owns.
+  /// The local sums of `layer` are final: sends what others own, and gets ready to receive what
+  /// this rank owns.
   Result<void> start(std::int32_t layer);
   /// Lets arrived sums be added; never blocks.
   Result<void> progress();

@@ -8,7 +8,8 @@ Shard::Shard(const layout::BlockTable& blocks, const layout::Plan& plan, std::in
   for (std::int32_t layer = 0; layer < blocks.layers(); ++layer) {
     layer_begin_.push_back(owned_.size());
     if (plan.stage_of_layer(layer) != place.stage) continue;
-    for (std::int64_t index = blocks.layer_begin(layer); index < blocks.layer_begin(layer + 1); ++index) {
+    for (std::int64_t index = blocks.layer_begin(layer); index < blocks.layer_begin(layer + 1);
+         ++index) {
       if (plan.owner[static_cast<std::size_t>(index)] != place.replica) continue;
       owned_.push_back({index, elems_});
       elems_ += round_up(blocks.block(index).elems, 16);  // every block starts on a 64-byte line
@@ -24,7 +25,8 @@ Shard::Shard(const layout::BlockTable& blocks, const layout::Plan& plan, std::in
 
 std::span<const OwnedBlock> Shard::of_layer(std::int32_t layer) const {
   const auto index = static_cast<std::size_t>(layer);
-  return std::span(owned_).subspan(layer_begin_[index], layer_begin_[index + 1] - layer_begin_[index]);
+  return std::span(owned_).subspan(layer_begin_[index],
+                                   layer_begin_[index + 1] - layer_begin_[index]);
 }
 
 std::int64_t Shard::size_bytes() const {

@@ -1,5 +1,6 @@
-// What one rank owns of the optimizer state (interleaved ZeRO-1): the blocks the plan deals to it, layer by layer.
-// Master weights, both moments, and the log of mean gradients, f32, contiguous for each block.
+// What one rank owns of the optimizer state (interleaved ZeRO-1): the blocks the plan deals to it,
+// layer by layer. Master weights, both moments, and the log of mean gradients, f32, contiguous for
+// each block.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,6 @@
-// Memory of this rank for every tensor of its stage: working weights, and gradient sums. One allocation each, made before
-// step 0. Blocks are addressed by (tensor, begin), so any block can be sent from and received into its place.
+// Memory of this rank for every tensor of its stage: working weights, and gradient sums. One
+// allocation each, made before step 0. Blocks are addressed by (tensor, begin), so any block can be
+// sent from and received into its place.
 #pragma once
 
 #include <cstdint>
@@ -17,7 +18,9 @@ class TensorStore {
   /// `elem_bytes[t]` is the size of one element of tensor t.
   TensorStore(const layout::BlockTable& blocks, std::span<const std::int64_t> elem_bytes);
 
-  std::byte* tensor(std::int32_t index) { return memory_.data() + offset_bytes_[static_cast<std::size_t>(index)]; }
+  std::byte* tensor(std::int32_t index) {
+    return memory_.data() + offset_bytes_[static_cast<std::size_t>(index)];
+  }
   std::span<std::byte> bytes(const layout::Block& block);
   std::int64_t size_bytes() const { return memory_.size_bytes(); }
 

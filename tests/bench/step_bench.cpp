@@ -1,7 +1,7 @@
-// Metric: tokens/s of whole training steps (forward, backward, reduction, commit, update) of one process, exact against fast
-// numerics, alternating in one run; and flops of the step as a share of what the matrix library alone reaches on the same
-// threads, measured in the same run.
-// Usage: step_bench [PRESET] [CONTEXT] [MICRO_BATCH] [MICRO_BATCHES] [THREADS] [ROUNDS]
+// Metric: tokens/s of whole training steps (forward, backward, reduction, commit, update) of one
+// process, exact against fast numerics, alternating in one run; and flops of the step as a share of
+// what the matrix library alone reaches on the same threads, measured in the same run. Usage:
+// step_bench [PRESET] [CONTEXT] [MICRO_BATCH] [MICRO_BATCHES] [THREADS] [ROUNDS]
 #include <dnnl.h>
 
 #include <algorithm>
@@ -32,14 +32,18 @@ double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-/// GFLOP/s of independent single-threaded products, one a thread: the library's own speed without any cutting.
+/// GFLOP/s of independent single-threaded products, one a thread: the library's own speed without
+/// any cutting.
 double library_gflops(device::CpuStream& stream) {
   constexpr std::int64_t kM = 1024, kN = 768, kK = 3072, kRepeats = 8;
   const int threads = stream.pool().threads();
-  std::vector<float> a(static_cast<std::size_t>(kM * kK), 1.0f), b(static_cast<std::size_t>(kK * kN), 1.0f);
-  std::vector<std::vector<float>> c(static_cast<std::size_t>(threads), std::vector<float>(static_cast<std::size_t>(kM * kN)));
+  std::vector<float> a(static_cast<std::size_t>(kM * kK), 1.0f),
+      b(static_cast<std::size_t>(kK * kN), 1.0f);
+  std::vector<std::vector<float>> c(static_cast<std::size_t>(threads),
+                                    std::vector<float>(static_cast<std::size_t>(kM * kN)));
   const auto multiply = [&](std::int64_t task) {
-    dnnl_sgemm('N', 'N', kM, kN, kK, 1, a.data(), kK, b.data(), kN, 0, c[static_cast<std::size_t>(task)].data(), kN);
+    dnnl_sgemm('N', 'N', kM, kN, kK, 1, a.data(), kK, b.data(), kN, 0,
+               c[static_cast<std::size_t>(task)].data(), kN);
   };
   stream.pool().run(threads, multiply);
   RealClock clock;
@@ -79,7 +83,11 @@ int run(const std::vector<std::int64_t>& numbers, const std::string& preset) {
   for (const char* mode : {"exact", "fast"}) {
     config.numerics.mode = mode;
     spec = app::resolve(config).value();
-    sides.push_back({mode, app::Trainer::create(spec, {.world = *world, .ops = *ops, .stream = stream, .train = tokens}).value(), {}});
+    sides.push_back({mode,
+                     app::Trainer::create(
+                         spec, {.world = *world, .ops = *ops, .stream = stream, .train = tokens})
+                         .value(),
+                     {}});
   }
   const double gflops = library_gflops(stream);
   for (std::int64_t round = 0; round < numbers[4]; ++round)
@@ -94,9 +102,10 @@ int run(const std::vector<std::int64_t>& numbers, const std::string& preset) {
   double seconds[2];
   for (std::size_t i = 0; i < sides.size(); ++i) {
     seconds[i] = median(sides[i].timer.seconds);
-    std::printf("%-6s %8.1f ms a step, %7.1f tokens/s, %6.1f GFLOP/s, %4.1f %% of the library's %.1f\n", sides[i].name,
-                seconds[i] * 1e3, tokens_per_step / seconds[i], flops / seconds[i] * 1e-9,
-                100 * flops / seconds[i] * 1e-9 / gflops, gflops);
+    std::printf(
+        "%-6s %8.1f ms a step, %7.1f tokens/s, %6.1f GFLOP/s, %4.1f %% of the library's %.1f\n",
+        sides[i].name, seconds[i] * 1e3, tokens_per_step / seconds[i], flops / seconds[i] * 1e-9,
+        100 * flops / seconds[i] * 1e-9 / gflops, gflops);
   }
   std::printf("exact / fast: %.4f (time; 1.02 is the goal)\n", seconds[0] / seconds[1]);
   return 0;
@@ -107,6 +116,7 @@ int run(const std::vector<std::int64_t>& numbers, const std::string& preset) {
 
 int main(int argc, char** argv) {
   std::vector<std::int64_t> numbers = {256, 4, 4, 2, 3};
-  for (int i = 2; i < argc && i - 2 < 5; ++i) numbers[static_cast<std::size_t>(i - 2)] = std::atoll(argv[i]);
+  for (int i = 2; i < argc && i - 2 < 5; ++i)
+    numbers[static_cast<std::size_t>(i - 2)] = std::atoll(argv[i]);
   return elaswave::run(numbers, argc > 1 ? argv[1] : "gpt2-124m");
 }

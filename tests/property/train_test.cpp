@@ -1,4 +1,5 @@
-// The promise P2 in the simulated world: the same bits whatever the number of ranks, threads and message orders.
+// The promise P2 in the simulated world: the same bits whatever the number of ranks, threads and
+// message orders.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -36,16 +37,19 @@ TEST_F(TrainTest, OneDigestForAnyRanksThreadsAndSchedules) {
   expect_no_errors(reference);
   ASSERT_EQ(reference.steps.size(), 6u);
   const auto expected = digests(reference);
-  EXPECT_EQ(std::set<std::uint64_t>(expected.begin(), expected.end()).size(), expected.size()) << "a step changed nothing";
+  EXPECT_EQ(std::set<std::uint64_t>(expected.begin(), expected.end()).size(), expected.size())
+      << "a step changed nothing";
 
   std::int64_t runs = 0;
   for (const int ranks : {1, 2, 3, 5, 8, 11})
     for (const int threads : {1, 2, 3})
       for (const std::uint64_t seed : {1u, 2u, 3u, 4u}) {
         if (threads > 1 && seed > 1) continue;
-        const SimulatedRun run = train_simulated(config_, {.ranks = ranks, .threads = threads, .seed = seed});
+        const SimulatedRun run =
+            train_simulated(config_, {.ranks = ranks, .threads = threads, .seed = seed});
         expect_no_errors(run);
-        ASSERT_EQ(digests(run), expected) << ranks << " ranks, " << threads << " threads, seed " << seed;
+        ASSERT_EQ(digests(run), expected)
+            << ranks << " ranks, " << threads << " threads, seed " << seed;
         for (std::size_t i = 0; i < run.steps.size(); ++i) {
           EXPECT_EQ(run.steps[i].record.loss, reference.steps[i].record.loss);
           EXPECT_EQ(run.steps[i].record.grad_norm, reference.steps[i].record.grad_norm);
@@ -110,7 +114,8 @@ TEST_F(TrainTest, FastModeTrainsToo) {
   expect_no_errors(fast);
   config_.numerics.mode = "exact";
   const SimulatedRun exact = train_simulated(config_, {.ranks = 3});
-  // Same recipe, other rounding: the first loss is computed before any gradient is summed and must agree in every bit.
+  // Same recipe, other rounding: the first loss is computed before any gradient is summed and must
+  // agree in every bit.
   EXPECT_EQ(fast.steps.front().record.loss, exact.steps.front().record.loss);
   EXPECT_NEAR(fast.steps.back().record.loss, exact.steps.back().record.loss, 1e-3);
 }
@@ -120,7 +125,8 @@ TEST_F(TrainTest, AnExplodingRunStopsOrSkips) {
   config_.train.warmup_steps = 0;
   config_.train.clip = 0;
   const SimulatedRun stopped = train_simulated(config_, {.ranks = 3});
-  for (const std::string& error : stopped.errors) EXPECT_NE(error.find("not finite"), std::string::npos) << error;
+  for (const std::string& error : stopped.errors)
+    EXPECT_NE(error.find("not finite"), std::string::npos) << error;
   EXPECT_LT(stopped.steps.size(), 6u);
 
   config_.train.non_finite = "skip";
@@ -143,10 +149,12 @@ TEST_F(TrainTest, ABadTokenOnOneRankEndsAllRanksWithCode3) {
 
 TEST_F(TrainTest, RanksToldDifferentRunsAreRefused) {
   const auto report = comm::simulate({.ranks = 2}, [&](comm::World& world) {
-    app::StartIdentity identity{.numeric_class = world.world_rank() == 0 ? "cpu/avx512" : "cpu/avx2"};
+    app::StartIdentity identity{.numeric_class =
+                                    world.world_rank() == 0 ? "cpu/avx512" : "cpu/avx2"};
     const auto agreed = app::agree_start(world, std::nullopt, identity, kSecond);
     ASSERT_FALSE(agreed.has_value());
-    EXPECT_NE(agreed.error().text().find("cpu/avx2 on rank 1, cpu/avx512 on rank 0"), std::string::npos)
+    EXPECT_NE(agreed.error().text().find("cpu/avx2 on rank 1, cpu/avx512 on rank 0"),
+              std::string::npos)
         << agreed.error().text();
   });
   ASSERT_TRUE(report.has_value()) << report.error().text();

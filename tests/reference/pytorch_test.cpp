@@ -1,17 +1,18 @@
-// The model against PyTorch: logits, loss and every gradient of step 1, loss and gradient norms of 20 steps.
-// Values, formulas and the derivation of the tolerance: tests/reference/pytorch/README.md.
+// The model against PyTorch: logits, loss and every gradient of step 1, loss and gradient norms of
+// 20 steps. Values, formulas and the derivation of the tolerance:
+// tests/reference/pytorch/README.md.
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <cmath>
 #include <memory>
 
+#include "elastic/plan/healthy.h"
 #include "io/base/philox.h"
 #include "model/gpt/init.h"
 #include "model/gpt/stage.h"
 #include "model/kernels/cpu_ops.h"
 #include "model/optim/update.h"
-#include "elastic/plan/healthy.h"
 #include "tests/reference/pytorch/reference_data.h"
 
 namespace elaswave {
@@ -20,13 +21,18 @@ namespace {
 using reference::Quantity;
 using reference::ReferenceData;
 
-/// One rank that holds the whole model, driven step by step with the reference's weights and tokens.
+/// One rank that holds the whole model, driven step by step with the reference's weights and
+/// tokens.
 class Rig {
  public:
   explicit Rig(const ReferenceData& data)
       : recipe_(data.recipe),
-        config_{.layers = recipe_.layers, .heads = recipe_.heads, .hidden = recipe_.hidden,
-                .context = recipe_.context, .vocab = recipe_.vocab, .dropout = 0},
+        config_{.layers = recipe_.layers,
+                .heads = recipe_.heads,
+                .hidden = recipe_.hidden,
+                .context = recipe_.context,
+                .vocab = recipe_.vocab,
+                .dropout = 0},
         ops_(std::move(kernels::make_cpu_ops(kernels::Isa::automatic)).value()),
         stream_(2),
         inventory_(config_, DType::f32),
@@ -61,13 +67,15 @@ class Rig {
   }
 
   optim::CommitRecord update(std::int64_t step) {
-    const optim::AdamWConfig adamw{.lr = {.schedule = optim::LrSchedule::constant, .peak = recipe_.lr},
-                                   .beta1 = recipe_.beta1,
-                                   .beta2 = recipe_.beta2,
-                                   .epsilon = recipe_.epsilon,
-                                   .weight_decay = recipe_.weight_decay,
-                                   .clip = recipe_.clip};
-    const optim::CommitRecord record = optim::decide(vote_, {Step{step}, Generation{0}}, step - 1, 0, adamw);
+    const optim::AdamWConfig adamw{
+        .lr = {.schedule = optim::LrSchedule::constant, .peak = recipe_.lr},
+        .beta1 = recipe_.beta1,
+        .beta2 = recipe_.beta2,
+        .epsilon = recipe_.epsilon,
+        .weight_decay = recipe_.weight_decay,
+        .clip = recipe_.clip};
+    const optim::CommitRecord record =
+        optim::decide(vote_, {Step{step}, Generation{0}}, step - 1, 0, adamw);
     optim::apply(*ops_, stream_, inventory_, blocks_, shard_, record, working_);
     return record;
   }
@@ -90,9 +98,10 @@ class Rig {
     for (std::int64_t index = 0; index < recipe_.samples / recipe_.micro_batch; ++index) {
       const layers::MicroBatch batch = micro_batch(step, index);
       EXPECT_TRUE(stage_.evaluate(batch, [](std::int32_t) { return Result<void>{}; }).has_value());
-      ops_->linear_backward_input(stream_, {.dy_ND = stage_.head_input_NC(),
-                                            .w_CD = parameters_.matrix(inventory_.wte()),
-                                            .dx_NC = device::mat(std::span(chunk), context_.tokens(), recipe_.vocab)});
+      ops_->linear_backward_input(
+          stream_, {.dy_ND = stage_.head_input_NC(),
+                    .w_CD = parameters_.matrix(inventory_.wte()),
+                    .dx_NC = device::mat(std::span(chunk), context_.tokens(), recipe_.vocab)});
       all.insert(all.end(), chunk.begin(), chunk.end());
     }
     return all;
@@ -107,8 +116,9 @@ class Rig {
     for (const zero::OwnedBlock& owned : shard_.owned()) {
       const layout::Block& block = blocks_.block(owned.block);
       const spec::TensorSpec& tensor = inventory_.tensor(block.tensor);
-      const auto weight = std::find_if(data.weights.begin(), data.weights.end(),
-                                       [&](const reference::Weight& w) { return w.name == tensor.name; });
+      const auto weight =
+          std::find_if(data.weights.begin(), data.weights.end(),
+                       [&](const reference::Weight& w) { return w.name == tensor.name; });
       ASSERT_NE(weight, data.weights.end()) << tensor.name;
       ASSERT_EQ(static_cast<std::int64_t>(weight->values.size()), tensor.elems()) << tensor.name;
       std::copy_n(weight->values.begin() + block.begin, block.elems, shard_.master(owned).begin());
@@ -161,7 +171,8 @@ class PyTorch : public testing::Test {
   void expect_close_at(const std::string& name, std::int64_t step, double ours) {
     const Quantity& quantity = data_.quantities.at(name);
     const double expected = quantity.f64.at(static_cast<std::size_t>(step - 1));
-    EXPECT_LE(std::abs(ours - expected) / std::abs(expected), reference::tolerance(quantity, step - 1))
+    EXPECT_LE(std::abs(ours - expected) / std::abs(expected),
+              reference::tolerance(quantity, step - 1))
         << name << " step " << step << ": " << ours << ", PyTorch " << expected;
   }
 
@@ -169,7 +180,9 @@ class PyTorch : public testing::Test {
   Rig rig_;
 };
 
-TEST_F(PyTorch, Logits) { expect_close("logits", rig_.logits(1)); }
+TEST_F(PyTorch, Logits) {
+  expect_close("logits", rig_.logits(1));
+}
 
 TEST_F(PyTorch, FirstStepLossAndEveryGradient) {
   rig_.compute(1);

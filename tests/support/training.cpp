@@ -21,16 +21,19 @@ class Recorder final : public app::StepObserver {
   std::vector<app::StepReport> steps;
 };
 
-Result<app::RunSummary> train_rank(const app::Config& config, const SimulatedWorld& options, comm::World& world,
-                                   Recorder& recorder) {
+Result<app::RunSummary> train_rank(const app::Config& config, const SimulatedWorld& options,
+                                   comm::World& world, Recorder& recorder) {
   EW_ASSIGN(const app::RunSpec spec, app::resolve(config));
   EW_ASSIGN(const std::unique_ptr<kernels::Ops> ops, kernels::make_cpu_ops(options.isa));
   device::CpuStream stream(options.threads);
-  EW_ASSIGN(const data::TokenSet tokens, data::TokenSet::open(config.data.train, data::TokenFormat::nanogpt));
-  EW_ASSIGN(const auto trainer,
-            app::Trainer::create(spec, {.world = world, .ops = *ops, .stream = stream, .train = tokens}));
+  EW_ASSIGN(const data::TokenSet tokens,
+            data::TokenSet::open(config.data.train, data::TokenFormat::nanogpt));
+  EW_ASSIGN(
+      const auto trainer,
+      app::Trainer::create(spec, {.world = world, .ops = *ops, .stream = stream, .train = tokens}));
   EW_TRY(app::agree_start(world, std::nullopt,
-                          {.numeric_class = ops->numeric_class(), .recipe = spec.recipe_hash()}, spec.timeout));
+                          {.numeric_class = ops->numeric_class(), .recipe = spec.recipe_hash()},
+                          spec.timeout));
   EW_ASSIGN(app::RunSummary summary, trainer->run(recorder));
   EW_TRY(world.close(Deadline::after(world.clock(), spec.timeout)));
   return summary;
@@ -64,7 +67,13 @@ void write_tokens(const std::string& path, std::int64_t count, std::int64_t voca
 
 app::Config tiny_config(const std::string& train_file) {
   app::Config config;
-  config.model = {.preset = "tiny", .layers = 2, .heads = 2, .hidden = 16, .context = 7, .vocab = 37, .dropout = 0.1};
+  config.model = {.preset = "tiny",
+                  .layers = 2,
+                  .heads = 2,
+                  .hidden = 16,
+                  .context = 7,
+                  .vocab = 37,
+                  .dropout = 0.1};
   config.data.train = {train_file};
   config.train.seed = 7;
   config.train.steps = 6;
@@ -80,14 +89,16 @@ app::Config tiny_config(const std::string& train_file) {
 SimulatedRun train_simulated(const app::Config& config, const SimulatedWorld& options) {
   SimulatedRun run;
   run.errors.resize(static_cast<std::size_t>(options.ranks));
-  const auto report = comm::simulate({.ranks = options.ranks, .seed = options.seed}, [&](comm::World& world) {
-    Recorder recorder;
-    auto summary = train_rank(config, options, world, recorder);
-    if (!summary) run.errors[static_cast<std::size_t>(world.world_rank())] = summary.error().text();
-    if (world.world_rank() != 0) return;
-    run.steps = std::move(recorder.steps);
-    if (summary) run.summary = std::move(*summary);
-  });
+  const auto report =
+      comm::simulate({.ranks = options.ranks, .seed = options.seed}, [&](comm::World& world) {
+        Recorder recorder;
+        auto summary = train_rank(config, options, world, recorder);
+        if (!summary)
+          run.errors[static_cast<std::size_t>(world.world_rank())] = summary.error().text();
+        if (world.world_rank() != 0) return;
+        run.steps = std::move(recorder.steps);
+        if (summary) run.summary = std::move(*summary);
+      });
   if (!report) throw std::runtime_error(report.error().text());
   run.report = *report;
   return run;

@@ -26,10 +26,12 @@ class TemporaryFolder {
   std::string path_;
 };
 
-/// Writes `count` tokens below `vocab` that a model can learn something from, as a headerless u16 file.
+/// Writes `count` tokens below `vocab` that a model can learn something from, as a headerless u16
+/// file.
 void write_tokens(const std::string& path, std::int64_t count, std::int64_t vocab);
 
-/// 2 layers, 2 heads, hidden 16, context 7, vocabulary 37, dropout on, decay, clip; 6 steps of 5 micro-batches of 2.
+/// 2 layers, 2 heads, hidden 16, context 7, vocabulary 37, dropout on, decay, clip; 6 steps of 5
+/// micro-batches of 2.
 app::Config tiny_config(const std::string& train_file);
 
 struct SimulatedRun {

@@ -29,8 +29,9 @@ TEST(Philox, KnownAnswersOfItsAuthors) {
 
 TEST(Philox, StreamsOfDifferentNamesDiffer) {
   const auto first = random_stream(1, RandomUse::init, 2, 3, 4);
-  for (const auto& other : {random_stream(2, RandomUse::init, 2, 3, 4), random_stream(1, RandomUse::test, 2, 3, 4),
-                            random_stream(1, RandomUse::init, 3, 2, 4), random_stream(1, RandomUse::init, 2, 3, 5)})
+  for (const auto& other :
+       {random_stream(2, RandomUse::init, 2, 3, 4), random_stream(1, RandomUse::test, 2, 3, 4),
+        random_stream(1, RandomUse::init, 3, 2, 4), random_stream(1, RandomUse::init, 2, 3, 5)})
     EXPECT_NE(philox(first, 0), philox(other, 0));
 }
 
@@ -42,7 +43,8 @@ TEST(Philox, UniformStaysInsideTheOpenInterval) {
 TEST(Hash, Mix64IsABijectionOnSamples) {
   // Injective by construction; here every one-bit difference of some values must show.
   for (std::uint64_t value : {0ull, 1ull, 0x0123456789abcdefull, ~0ull})
-    for (int bit = 0; bit < 64; ++bit) EXPECT_NE(mix64(value), mix64(value ^ (std::uint64_t{1} << bit)));
+    for (int bit = 0; bit < 64; ++bit)
+      EXPECT_NE(mix64(value), mix64(value ^ (std::uint64_t{1} << bit)));
 }
 
 TEST(Hash, BytesSeeLengthAndTail) {
@@ -52,8 +54,17 @@ TEST(Hash, BytesSeeLengthAndTail) {
 }
 
 TEST(ExactSum, OneValueComesBack) {
-  const double values[] = {0.0, 1.0, -1.0, 0.1, -1e300, 1e-300, 5e-324, -5e-324, 2.2250738585072014e-308,
-                           std::numeric_limits<double>::max(), std::numeric_limits<double>::lowest()};
+  const double values[] = {0.0,
+                           1.0,
+                           -1.0,
+                           0.1,
+                           -1e300,
+                           1e-300,
+                           5e-324,
+                           -5e-324,
+                           2.2250738585072014e-308,
+                           std::numeric_limits<double>::max(),
+                           std::numeric_limits<double>::lowest()};
   for (const double value : values) {
     ExactSum sum;
     sum.add(value);
@@ -82,7 +93,8 @@ TEST(ExactSum, RoundsToNearestEvenOnce) {
 }
 
 TEST(ExactSum, MatchesWideIntegersOnRandomValues) {
-  // Values that are multiples of 2^-60 below 2^20 in magnitude: their sum is exact in a 128-bit integer.
+  // Values that are multiples of 2^-60 below 2^20 in magnitude: their sum is exact in a 128-bit
+  // integer.
   __extension__ using Wide = __int128;
   std::mt19937_64 random(7);
   for (int round = 0; round < 200; ++round) {
@@ -103,7 +115,8 @@ TEST(ExactSum, AnyOrderAndGroupingHasTheSameBits) {
   std::mt19937_64 random(11);
   std::vector<double> values(1000);
   for (double& value : values)
-    value = std::ldexp(static_cast<double>(static_cast<std::int64_t>(random())), static_cast<int>(random() % 400) - 200);
+    value = std::ldexp(static_cast<double>(static_cast<std::int64_t>(random())),
+                       static_cast<int>(random() % 400) - 200);
   ExactSum straight;
   for (const double value : values) straight.add(value);
   for (int round = 0; round < 20; ++round) {
@@ -118,8 +131,8 @@ TEST(ExactSum, AnyOrderAndGroupingHasTheSameBits) {
 
 TEST(Bf16, RoundsToNearestEven) {
   EXPECT_EQ(to_float(to_bf16(1.0f)), 1.0f);
-  EXPECT_EQ(to_float(to_bf16(std::bit_cast<float>(0x3F808000u))), 1.0f);                                 // tie to even
-  EXPECT_EQ(to_bf16(std::bit_cast<float>(0x3F818000u)).bits, 0x3F82);                                    // tie to even
+  EXPECT_EQ(to_float(to_bf16(std::bit_cast<float>(0x3F808000u))), 1.0f);  // tie to even
+  EXPECT_EQ(to_bf16(std::bit_cast<float>(0x3F818000u)).bits, 0x3F82);     // tie to even
   EXPECT_EQ(to_bf16(std::bit_cast<float>(0x3F808001u)).bits, 0x3F81);
   EXPECT_TRUE(std::isnan(to_float(to_bf16(std::bit_cast<float>(0x7F800001u)))));
   EXPECT_TRUE(std::isinf(to_float(to_bf16(std::numeric_limits<float>::max()))));

@@ -16,7 +16,8 @@ namespace {
 using layout::kBlockElems;
 
 layout::BlockTable small_table() {
-  return layout::BlockTable({{0, 1}, {0, kBlockElems}, {1, kBlockElems + 1}, {2, 3 * kBlockElems - 1}});
+  return layout::BlockTable(
+      {{0, 1}, {0, kBlockElems}, {1, kBlockElems + 1}, {2, 3 * kBlockElems - 1}});
 }
 
 TEST(Blocks, CoverEveryTensorOnceInOrder) {
@@ -58,10 +59,12 @@ TEST(Plan, HealthyPlanIsSoundAndBalancedForAnyWorld) {
       EXPECT_LE(most - least, 1u);
       for (std::int32_t layer = 0; layer < blocks.layers(); ++layer) {
         std::map<std::int32_t, int> owned;
-        for (std::int64_t index = blocks.layer_begin(layer); index < blocks.layer_begin(layer + 1); ++index)
+        for (std::int64_t index = blocks.layer_begin(layer); index < blocks.layer_begin(layer + 1);
+             ++index)
           ++owned[plan->owner[static_cast<std::size_t>(index)]];
         const std::int64_t count = blocks.layer_begin(layer + 1) - blocks.layer_begin(layer);
-        for (const auto& [rank, blocks_owned] : owned) EXPECT_LE(blocks_owned, ceil_div(count, ranks));
+        for (const auto& [rank, blocks_owned] : owned)
+          EXPECT_LE(blocks_owned, ceil_div(count, ranks));
       }
     }
 }
@@ -86,9 +89,12 @@ TEST(Plan, FaultsAreNamed) {
 }
 
 TEST(Inventory, MatchesPublishedGpt2) {
-  // Parameter counts with the tied head counted once, as published for the Hugging Face checkpoints.
-  const std::map<std::string, std::int64_t> published = {
-      {"gpt2-124m", 124'439'808}, {"gpt2-355m", 354'823'168}, {"gpt2-774m", 774'030'080}, {"gpt2-1.5b", 1'557'611'200}};
+  // Parameter counts with the tied head counted once, as published for the Hugging Face
+  // checkpoints.
+  const std::map<std::string, std::int64_t> published = {{"gpt2-124m", 124'439'808},
+                                                         {"gpt2-355m", 354'823'168},
+                                                         {"gpt2-774m", 774'030'080},
+                                                         {"gpt2-1.5b", 1'557'611'200}};
   for (const auto& [name, count] : published) {
     const spec::ModelConfig config = spec::find_preset(name).value();
     const spec::Inventory inventory(config, DType::f32);
@@ -98,7 +104,8 @@ TEST(Inventory, MatchesPublishedGpt2) {
     EXPECT_EQ(inventory.tensor(inventory.block_tensor(1, spec::BlockTensor::mlp_proj_weight)).name,
               "h.1.mlp.c_proj.weight");
     EXPECT_EQ(inventory.tensor(inventory.ln_f_bias()).name, "ln_f.bias");
-    for (const spec::TensorSpec& tensor : inventory.tensors()) EXPECT_EQ(tensor.decay, tensor.dims == 2) << tensor.name;
+    for (const spec::TensorSpec& tensor : inventory.tensors())
+      EXPECT_EQ(tensor.decay, tensor.dims == 2) << tensor.name;
   }
 }
 
@@ -117,7 +124,8 @@ TEST(Flops, Gpt2SmallAt256) {
   spec::ModelConfig config = spec::find_preset("gpt2-124m").value();
   config.context = 256;
   // 6 * (12 * 12 * 768^2 + 50257 * 768) + 6 * 12 * 768 * 256
-  EXPECT_DOUBLE_EQ(spec::training_flops_per_token(config), 6.0 * (84'934'656 + 38'597'376) + 14'155'776);
+  EXPECT_DOUBLE_EQ(spec::training_flops_per_token(config),
+                   6.0 * (84'934'656 + 38'597'376) + 14'155'776);
 }
 
 }  // namespace

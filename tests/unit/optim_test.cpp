@@ -36,7 +36,8 @@ TEST(Schedule, ShapesAtTheirCorners) {
   config.schedule = LrSchedule::wsd;
   config.wsd_decay_fraction = 0.2;
   EXPECT_DOUBLE_EQ(learning_rate(config, 90), 1);
-  EXPECT_NEAR(learning_rate(config, 95), 1 - 0.9 * 0.5, 1e-12);  // a quarter into the decay: 1 - sqrt(1/4)
+  EXPECT_NEAR(learning_rate(config, 95), 1 - 0.9 * 0.5,
+              1e-12);  // a quarter into the decay: 1 - sqrt(1/4)
   EXPECT_DOUBLE_EQ(learning_rate(config, 110), 0.1);
   config.schedule = LrSchedule::constant;
   EXPECT_DOUBLE_EQ(learning_rate(config, 5), 0.5);
