@@ -67,7 +67,8 @@ class RunDir {
   std::string path_;
 };
 
-/// TERM, INT, HUP, USR1 and CHLD as something to poll; blocked from now on, restored at the end.
+/// TERM, INT, HUP, USR1 and CHLD as something to poll. They stay blocked to the end of the process:
+/// one that comes late must not take the place of the run's exit code.
 class Signals {
  public:
   static Result<Signals> block() {
@@ -75,20 +76,17 @@ class Signals {
     ::sigemptyset(&set);
     for (const int number : {SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGCHLD}) ::sigaddset(&set, number);
     Signals signals;
-    ::sigprocmask(SIG_BLOCK, &set, &signals.before_);
+    ::sigprocmask(SIG_BLOCK, &set, nullptr);
     signals.file_ = ::signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
     if (signals.file_ < 0)
       return fail(launch_error("cannot watch signals", std::strerror(errno),
                                "check the limit on open files (ulimit -n)"));
     return signals;
   }
-  Signals(Signals&& other) noexcept
-      : file_(std::exchange(other.file_, -1)), before_(other.before_) {}
+  Signals(Signals&& other) noexcept : file_(std::exchange(other.file_, -1)) {}
   Signals& operator=(Signals&&) = delete;
   ~Signals() {
-    if (file_ < 0) return;
-    ::close(file_);
-    ::sigprocmask(SIG_SETMASK, &before_, nullptr);
+    if (file_ >= 0) ::close(file_);
   }
 
   /// Waits for at most `limit_ms`, then returns the signals that came, SIGCHLD left out.
@@ -105,7 +103,6 @@ class Signals {
  private:
   Signals() = default;
   int file_ = -1;
-  sigset_t before_{};
 };
 
 struct LaunchRequest {

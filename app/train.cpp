@@ -1,10 +1,10 @@
 #include "app/train.h"
 
+#include <signal.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
-#include <csignal>
+#include <array>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
@@ -27,15 +27,25 @@
 namespace elaswave::app {
 namespace {
 
-// A signal handler can reach nothing else. Lock-free, so it may be set there.
-std::atomic<bool> stop_requested{false};
-static_assert(std::atomic<bool>::is_always_lock_free);
+// The signals that ask a run to stop are blocked and looked for, never handled: oneDNN's sgemm runs
+// with the stack pointer in a heap block, so the frame of a handler would overwrite what lies below
+// that block (README.md, "Signals of a rank").
+constexpr std::array kStopSignals = {SIGTERM, SIGUSR1};
 
-void install_signal_handlers() {
-  struct sigaction action = {};
-  action.sa_handler = [](int) { stop_requested.store(true, std::memory_order_relaxed); };
-  action.sa_flags = SA_RESTART;
-  for (const int signal : {SIGTERM, SIGUSR1}) sigaction(signal, &action, nullptr);
+/// Before any thread is made: all inherit it.
+void block_stop_signals() {
+  sigset_t set;
+  sigemptyset(&set);
+  for (const int signal : kStopSignals) sigaddset(&set, signal);
+  pthread_sigmask(SIG_BLOCK, &set, nullptr);
+}
+
+/// Nobody takes a pending signal, so the answer stays true.
+bool stop_requested() {
+  sigset_t pending;
+  sigpending(&pending);
+  return std::ranges::any_of(kStopSignals,
+                             [&](int signal) { return sigismember(&pending, signal) == 1; });
 }
 
 Result<std::unique_ptr<comm::World>> make_world(const Config& config) {
@@ -97,7 +107,7 @@ Result<void> set_up(const Settings& settings, comm::World& world, LocalSetup& se
                                                         .stream = *setup.stream,
                                                         .train = *setup.train,
                                                         .val = setup.val ? &*setup.val : nullptr,
-                                                        .stop = &stop_requested}));
+                                                        .stop = stop_requested}));
   lap("weights");
   EW_ASSIGN(const std::uint64_t fingerprint,
             gpt::fingerprint(*setup.ops, *setup.stream, setup.spec.model, setup.spec.micro_batch,
@@ -220,7 +230,7 @@ ConsoleMode console_mode(const Config& config) {
 
 Result<int> run_train(const Settings& settings) {
   const Config& config = settings.config;
-  install_signal_handlers();
+  block_stop_signals();
   EW_ASSIGN(const std::unique_ptr<comm::World> world, make_world(config));
   const bool reporter = world->world_rank() == 0;
   set_process_label(fmt::format("rank {}", world->world_rank()));

@@ -1,7 +1,6 @@
 // The step loop. trainer.cpp reads top to bottom: compute, reduce, commit, apply, gather.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -25,8 +24,7 @@ struct TrainerParts {
   device::CpuStream& stream;
   const data::TokenSet& train;
   const data::TokenSet* val = nullptr;  // may be null
-  const std::atomic<bool>* stop =
-      nullptr;  // set from outside: leave after the current step; may be null
+  bool (*stop)() = nullptr;             // asked once a step whether to leave after it; may be null
 };
 
 struct StepReport {
@@ -94,9 +92,7 @@ class Trainer {
   Result<std::uint64_t> digest();
   Result<double> validate();
   Result<RunSummary> summarize(const StepReport& last, bool stopped);
-  bool asked_to_stop() const {
-    return parts_.stop != nullptr && parts_.stop->load(std::memory_order_relaxed);
-  }
+  bool asked_to_stop() const { return parts_.stop != nullptr && parts_.stop(); }
   Deadline deadline() const { return Deadline::after(parts_.world.clock(), spec_.timeout); }
 
   RunSpec spec_;

@@ -4,12 +4,15 @@
 Usage: end_to_end.py BINARY SOURCE_DIR CASE [CASE ...]     (no CASE: lists them)
 Every process is started with a timeout and ended by its own id."""
 
+import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 
 TIMEOUT_S = 120
 PROSE = ("It was a bright cold day in April, and the clocks were striking thirteen. " * 40 +
@@ -43,6 +46,26 @@ class Bench:
             raise Failure(f"{' '.join(command)}\n  exit code {done.returncode}, expected {code}\n--- stdout\n"
                           f"{done.stdout[-3000:]}\n--- stderr\n{done.stderr[-3000:]}")
         return done
+
+    @contextlib.contextmanager
+    def start(self, arguments):
+        """A process to send signals to; killed if it is still there at the end."""
+        process = subprocess.Popen([self.binary, *arguments], cwd=self.folder, env=self.environment, text=True,
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.communicate()
+
+    def wait_for_step(self, name, process):
+        """Returns when the run has committed a step, so that the next one is under way."""
+        file, deadline = self.path(name, "metrics.jsonl"), time.monotonic() + TIMEOUT_S
+        while not (os.path.exists(file) and os.path.getsize(file)):
+            expect(process.poll() is None, f"ended with {process.returncode} before its first step")
+            expect(time.monotonic() < deadline, "no step was committed")
+            time.sleep(0.02)
 
     def prepare(self):
         with open(self.path("prose.txt"), "w") as file:
@@ -161,12 +184,34 @@ def case_errors(bench):
 
 
 def case_stop(bench):
-    """train.stop_at and SIGTERM end a run in good order with exit code 75."""
+    """train.stop_at ends a run in good order with exit code 75."""
     bench.prepare()
     done = bench.run(["launch", "-n", "2", "--", *bench.train_arguments("stop", "--train.stop_at=2")], code=75)
     expect(done.stdout.strip().splitlines()[-1].startswith("stopped step=2 "), done.stdout[-300:])
     bench.run(bench.train_arguments("whole"))
     expect(bench.trace("stop") == bench.trace("whole")[:2], "a stopped run computed other steps")
+
+
+def case_signals(bench):
+    """TERM and USR1 in the middle of a step end the run with 75 and leave its heap whole."""
+    bench.prepare()
+    launch = ["launch", "-n", "2", "--"]
+    # Long steps: many signals fall into one. Once a run is asked, further USR1 change nothing; a second TERM would.
+    for number, (prefix, name, count) in enumerate((
+            ([], "USR1", 200), (launch, "USR1", 200), (launch, "TERM", 1), (launch, "USR1", 200))):
+        folder = f"signals{number}"
+        arguments = bench.train_arguments(folder, "--device.threads=1", "--train.global_batch=100", steps=1000)
+        with bench.start([*prefix, *arguments]) as process:
+            bench.wait_for_step(folder, process)
+            for _ in range(count):  # some come while the launcher ends
+                process.send_signal(getattr(signal, f"SIG{name}"))
+                time.sleep(0.002)
+            out, err = process.communicate(timeout=TIMEOUT_S)
+        context = (f"{name} x {count}, {' '.join(prefix) or 'no launcher'}: exit code {process.returncode}\n"
+                   f"{out[-800:]}\n{err[-3000:]}")
+        expect(process.returncode == 75, context)
+        expect(out.strip().splitlines()[-1].startswith("stopped step="), context)
+        expect(not re.search(r"corrupted|free\(\)|malloc|munmap|double|Signal:|error:", err), context)
 
 
 CASES = {name[5:]: function for name, function in globals().items() if name.startswith("case_")}
