@@ -19,15 +19,15 @@ mkdir -p build/logs
 failed=0
 summaries=()
 
-# run_suite NAME PRESET CTEST_ARGUMENTS...: configures and builds the preset, runs its tests, keeps the summary.
+# run_suite NAME PRESET TARGET CTEST_ARGUMENTS...: builds the target of the preset, runs tests, keeps the summary.
 run_suite() {
-  local name=$1 preset=$2
-  shift 2
+  local name=$1 preset=$2 target=$3
+  shift 3
   local folder=build
   [ "$preset" = cpu-release ] || folder=build/$preset
   printf '\n== %s\n' "$name"
   cmake --preset "$preset" >"build/logs/$preset.configure.log" 2>&1 || { cat "build/logs/$preset.configure.log"; return 1; }
-  cmake --build "$folder" -j "$jobs" >"build/logs/$preset.build.log" 2>&1 || { tail -n 60 "build/logs/$preset.build.log"; return 1; }
+  cmake --build "$folder" -j "$jobs" --target "$target" >"build/logs/$preset.build.log" 2>&1 || { tail -n 60 "build/logs/$preset.build.log"; return 1; }
   local status=0
   ctest --test-dir "$folder" --output-on-failure "$@" 2>&1 | tee "build/logs/$preset.ctest.log" || status=1
   cp -f "$folder/Testing/Temporary/LastTest.log" "build/logs/$preset.output.log"
@@ -37,9 +37,9 @@ run_suite() {
 
 long_pattern=()
 [ "$long" = 1 ] || long_pattern=(-LE long)
-run_suite release cpu-release "${long_pattern[@]}" || failed=1
-run_suite asan+ubsan cpu-asan -L 'unit|reference|property' -LE long || failed=1
-run_suite tsan cpu-tsan -L tsan || failed=1
+run_suite release cpu-release all "${long_pattern[@]}" || failed=1
+run_suite asan+ubsan cpu-asan in_process_tests -L 'unit|reference|property' -LE long || failed=1
+run_suite tsan cpu-tsan threaded_tests -L tsan || failed=1
 
 printf '\n== campaigns\n'
 for preset in cpu-release cpu-asan cpu-tsan; do

@@ -13,10 +13,9 @@ namespace elaswave::kernels {
 
 namespace {
 
-// How shapes are cut. Measured with oneDNN 2.6.3 (AVX-512, two cores, CPU time) on the products of
-// GPT-2 124M at 1024 tokens, tiles of 64 .. 1024 on either side: 256 x 768 keeps 93 % of the speed
-// of one call for the whole product or more, 256 x 192 keeps 88 % or more, 128 x 384 as little as
-// 75 %: a transposed B is packed again for every row of tiles.
+// How shapes are cut. Measured with oneDNN 2.6.3 (AVX-512, two cores at their peak of 227 GFLOP/s)
+// on the products of GPT-2 124M at 1024 tokens, tiles of 64 .. 1024 on either side: NN and TN reach
+// 97 % or more from 128 x 192 on, narrower tiles lose up to 8 %.
 constexpr std::int64_t kTileRows = 256;
 constexpr std::int64_t kTileCols = 768;
 // The library's kernels produce blocks of up to 48 columns and 8 rows: other tile sizes waste
@@ -26,12 +25,12 @@ constexpr std::int64_t kRowUnit = 8;
 // Enough tiles to share among threads (12 divides by 2, 3, 4 and 6); more cost more than they
 // balance.
 constexpr std::int64_t kWantedTiles = 12;
-constexpr std::int64_t kLeastRows = 64;
-constexpr std::int64_t kLeastCols = 96;
+constexpr std::int64_t kLeastRows = 128;
+constexpr std::int64_t kLeastCols = 192;
 // About 20 microseconds of work: below it a call and its hand-over show.
 constexpr std::int64_t kLeastTileFlops = 4'000'000;
 // Grows with every change of gemm_tiling that the constants above do not show.
-constexpr std::uint64_t kRuleVersion = 1;
+constexpr std::uint64_t kRuleVersion = 2;
 
 // Equal shares of `size`, as few as a tile of `most` allows, rounded up to the unit.
 std::int64_t even_share(std::int64_t size, std::int64_t most, std::int64_t unit) {
@@ -72,6 +71,41 @@ void multiply_tile(const Gemm& gemm, const Tile& tile, float* c, std::int64_t c_
            static_cast<int>(status), tile.rows, tile.cols, gemm.K);
 }
 
+// With this many rows the product of a transposed B gains more than the transposition costs: the
+// library runs NT at 80 to 95 % of NN, and one pass over B is about 3 % of a product of 1024 rows.
+constexpr std::int64_t kTransposeLeastRows = 512;
+constexpr std::int64_t kTransposeRows = 64;  // of B, one task
+
+// Rows whose length is a multiple of the page size meet in the same few cache sets: 7 % slower.
+std::int64_t padded_stride(std::int64_t cols) {
+  return cols % 1024 == 0 ? cols + 16 : cols;
+}
+
+// The same product with B laid out anew, K x N.
+Gemm with_b_transposed(const CpuContext& context, const Gemm& gemm) {
+  const std::int64_t stride = padded_stride(gemm.N);
+  float* b_KN = context.workspace.transposed(gemm.K * stride);
+  context.stream.pool().run(ceil_div(gemm.N, kTransposeRows), [&](std::int64_t task) {
+    const std::int64_t first = task * kTransposeRows;
+    const std::int64_t count = std::min(kTransposeRows, gemm.N - first);
+    context.simd.transpose(gemm.b.f32() + first * gemm.b.stride, count, gemm.K, gemm.b.stride,
+                           b_KN + first, stride);
+  });
+  Gemm other = gemm;
+  other.product = Product::nn;
+  other.b = {reinterpret_cast<const std::byte*>(b_KN), DType::f32, gemm.K, gemm.N, stride};
+  return other;
+}
+
+float* grown(device::Buffer& buffer, std::int64_t elems) {
+  const std::int64_t bytes = elems * static_cast<std::int64_t>(sizeof(float));
+  if (buffer.size_bytes() < bytes) {
+    buffer = device::Buffer();  // first: both at once might not fit
+    buffer = device::Buffer(bytes);
+  }
+  return buffer.as<float>().data();
+}
+
 void check_f32(const ConstMat& view) {
   EW_CHECK(view.dtype == DType::f32, "the CPU products take f32, not {}", name(view.dtype));
   EW_CHECK(view.rows <= 1 || view.stride >= view.cols, "stride {} below {} columns", view.stride,
@@ -89,12 +123,11 @@ void check_sink(const GradSink& sink, std::int64_t elems) {
 }  // namespace
 
 float* Workspace::shared(std::int64_t elems) {
-  const std::int64_t bytes = elems * static_cast<std::int64_t>(sizeof(float));
-  if (shared_.size_bytes() < bytes) {
-    shared_ = device::Buffer();  // first: both at once might not fit
-    shared_ = device::Buffer(bytes);
-  }
-  return shared_.as<float>().data();
+  return grown(shared_, elems);
+}
+
+float* Workspace::transposed(std::int64_t elems) {
+  return grown(transposed_, elems);
 }
 
 void Workspace::prepare_workers(int workers, std::int64_t elems) {
@@ -136,13 +169,15 @@ std::uint64_t gemm_table_hash() {
   std::uint64_t hash = kRuleVersion;
   for (const std::int64_t value :
        {kTileRows, kTileCols, kColUnit, kRowUnit, kWantedTiles, kLeastRows, kLeastCols,
-        kLeastTileFlops, kSumColumns, kSumRows, kLossChunkTokens})
+        kLeastTileFlops, kTransposeLeastRows, kSumColumns, kSumRows, kLossChunkTokens})
     hash = combine64(hash, static_cast<std::uint64_t>(value));
   return hash;
 }
 
-void gemm(const CpuContext& context, const Gemm& gemm, const Mat& c,
+void gemm(const CpuContext& context, const Gemm& product, const Mat& c,
           std::span<const float> bias_N) {
+  const bool transpose = product.product == Product::nt && product.M >= kTransposeLeastRows;
+  const Gemm gemm = transpose ? with_b_transposed(context, product) : product;
   check_f32(c);
   EW_CHECK(c.rows == gemm.M && c.cols == gemm.N, "a {} x {} product stored as {} x {}", gemm.M,
            gemm.N, c.rows, c.cols);

@@ -51,13 +51,15 @@ class Workspace {
   /// At least `elems` floats, 64-byte aligned, contents unspecified; valid until the next call of
   /// shared().
   float* shared(std::int64_t elems);
+  /// As shared(), a second piece: holds a transposed operand for the length of one product.
+  float* transposed(std::int64_t elems);
   /// Makes worker(w, elems) valid for w < workers.
   void prepare_workers(int workers, std::int64_t elems);
   /// The memory of one worker: at least the prepared number of floats. THREADS: any.
   float* worker(int index) { return workers_[static_cast<std::size_t>(index)].as<float>().data(); }
 
  private:
-  device::Buffer shared_;
+  device::Buffer shared_, transposed_;
   std::vector<device::Buffer> workers_;
 };
 

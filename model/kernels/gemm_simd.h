@@ -24,6 +24,10 @@ struct GemmSimd {
   /// The same value; the row is replaced by the gradient of scale * loss:
   /// scale * (softmax(logits)_i - [i == target]).
   float (*token_loss_gradient)(float* logits, std::int64_t n, std::int64_t target, float scale);
+
+  /// out[c * out_stride + r] = in[r * in_stride + c].
+  void (*transpose)(const float* in, std::int64_t rows, std::int64_t cols, std::int64_t in_stride,
+                    float* out, std::int64_t out_stride);
 };
 
 extern const GemmSimd gemm_simd_avx2;

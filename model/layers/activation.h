@@ -9,16 +9,27 @@ class Activation {
  public:
   Activation() = default;
   Activation(std::int64_t rows, std::int64_t cols, DType dtype)
-      : memory_(rows * cols * size_bytes(dtype)), rows_(rows), cols_(cols), dtype_(dtype) {}
+      : Activation(rows, cols, cols, dtype) {}
 
-  device::Mat view() { return {memory_.data(), dtype_, rows_, cols_, cols_}; }
-  /// All elements of an f32 activation.
-  std::span<float> f32() { return memory_.as<float>(); }
+  /// For wide matrices that never leave the rank: rows a multiple of the page size long are kept
+  /// apart by one cache line more, or they meet in the same few cache sets (products 7 % slower).
+  static Activation padded(std::int64_t rows, std::int64_t cols, DType dtype) {
+    return {rows, cols, cols * size_bytes(dtype) % 4096 == 0 ? cols + 16 : cols, dtype};
+  }
+
+  device::Mat view() { return {memory_.data(), dtype_, rows_, cols_, stride_}; }
   std::int64_t memory_bytes() const { return memory_.size_bytes(); }
 
  private:
+  Activation(std::int64_t rows, std::int64_t cols, std::int64_t stride, DType dtype)
+      : memory_(rows * stride * size_bytes(dtype)),
+        rows_(rows),
+        cols_(cols),
+        stride_(stride),
+        dtype_(dtype) {}
+
   device::Buffer memory_;
-  std::int64_t rows_ = 0, cols_ = 0;
+  std::int64_t rows_ = 0, cols_ = 0, stride_ = 0;
   DType dtype_ = DType::f32;
 };
 

@@ -27,9 +27,9 @@ BlockStash::BlockStash(const Context& context) {
   const std::int64_t N = context.tokens(), C = context.config.hidden;
   for (Activation* narrow : {&x_NC, &ln1_NC, &attention_NC, &mid_NC, &ln2_NC})
     *narrow = Activation(N, C, context.storage);
-  qkv_N3C = Activation(N, 3 * C, context.storage);
-  fc_N4C = Activation(N, 4 * C, context.storage);
-  act_N4C = Activation(N, 4 * C, context.storage);
+  qkv_N3C = Activation::padded(N, 3 * C, context.storage);
+  fc_N4C = Activation::padded(N, 4 * C, context.storage);
+  act_N4C = Activation::padded(N, 4 * C, context.storage);
   for (std::vector<float>* statistic : {&mean1_N, &rstd1_N, &mean2_N, &rstd2_N})
     statistic->resize(static_cast<std::size_t>(N));
   lse_NH.resize(static_cast<std::size_t>(N * context.config.heads));
@@ -47,7 +47,7 @@ std::int64_t BlockStash::memory_bytes() const {
 BlockScratch::BlockScratch(const Context& context)
     : branch_NC(context.tokens(), context.config.hidden, context.storage),
       dln_NC(context.tokens(), context.config.hidden, context.storage),
-      wide_N4C(context.tokens(), 4 * context.config.hidden, context.storage) {}
+      wide_N4C(Activation::padded(context.tokens(), 4 * context.config.hidden, context.storage)) {}
 
 void block_forward(const Context& context, const spec::Inventory& inventory,
                    const Parameters& parameters, const MicroBatch& batch, std::int64_t block,
@@ -167,7 +167,7 @@ void block_backward(const Context& context, const spec::Inventory& inventory,
   // The wide scratch holds 4C columns; the gradient of qkv uses its memory as a dense N x 3C
   // matrix.
   device::Mat dqkv_N3C = dwide_N4C;
-  dqkv_N3C.cols = dqkv_N3C.stride = 3 * C;
+  dqkv_N3C.cols = 3 * C;
   ops.attention_backward(stream, {.qkv_N3C = stash.qkv_N3C.view(),
                                   .out_NC = stash.attention_NC.view(),
                                   .dout_NC = dln_NC,

@@ -11,17 +11,28 @@ function(elaswave_library name)
   target_link_libraries(${name} PUBLIC elaswave_options ${arg_DEPENDS} PRIVATE elaswave_warnings ${arg_PRIVATE_DEPENDS})
 endfunction()
 
-# elaswave_test(NAME CATEGORY unit|reference|property|golden|lint TIMEOUT s SOURCES ... DEPENDS ...)
-# One GoogleTest binary, one CTest entry. TIMEOUT is mandatory: a hang is a failure with a name.
+# What the sanitizer builds need: every test that runs in one process, and those with threads of ours.
+add_custom_target(in_process_tests)
+add_custom_target(threaded_tests)
+
+# elaswave_test(NAME CATEGORY unit|reference|property|golden TIMEOUT s SOURCES ... DEPENDS ... [THREADED])
+# One GoogleTest binary, one CTest entry. TIMEOUT is mandatory: a hang is a failure with a name. THREADED tests also run
+# under ThreadSanitizer (label tsan).
 function(elaswave_test name)
-  cmake_parse_arguments(arg "" "CATEGORY;TIMEOUT" "SOURCES;DEPENDS;ARGS" ${ARGN})
+  cmake_parse_arguments(arg "THREADED" "CATEGORY;TIMEOUT" "SOURCES;DEPENDS;ARGS" ${ARGN})
   if(NOT arg_CATEGORY OR NOT arg_TIMEOUT OR NOT arg_SOURCES)
     message(FATAL_ERROR "elaswave_test(${name}) needs CATEGORY, TIMEOUT and SOURCES")
   endif()
   add_executable(${name} ${arg_SOURCES})
   target_link_libraries(${name} PRIVATE ${arg_DEPENDS} elaswave_options elaswave_warnings GTest::gtest GTest::gmock GTest::gtest_main)
   add_test(NAME ${name} COMMAND ${name} ${arg_ARGS})
-  set_tests_properties(${name} PROPERTIES LABELS ${arg_CATEGORY} TIMEOUT ${arg_TIMEOUT})
+  set(labels ${arg_CATEGORY})
+  add_dependencies(in_process_tests ${name})
+  if(arg_THREADED)
+    list(APPEND labels tsan)
+    add_dependencies(threaded_tests ${name})
+  endif()
+  set_tests_properties(${name} PROPERTIES LABELS "${labels}" TIMEOUT ${arg_TIMEOUT})
 endfunction()
 
 # elaswave_rank_test(NAME RANKS n TIMEOUT s SOURCES ... DEPENDS ...): the binary under mpirun with n ranks.
