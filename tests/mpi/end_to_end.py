@@ -94,6 +94,10 @@ def case_ranks(bench):
     expected = bench.trace("solo")
     expect(len(expected) == 4 and all(line["digest"] for line in expected), f"metrics of the solo run: {expected}")
     expect(len({line["digest"] for line in expected}) == 4, "a step changed nothing")
+    proof = bench.run(["data", "verify", "train.tok", "--seed", "7", "--context", "63", "--global_batch", "20",
+                       "--last_step", "4"])
+    for line in expected:
+        expect(f"{line['sample_hash']}" in proof.stdout, f"step {line['step']} did not train on its pure sample set")
     for ranks in (1, 2, 3, 5, 8):
         done = bench.run(["launch", "-n", str(ranks), "--", *bench.train_arguments(f"ranks{ranks}", "--device.threads=1")])
         expect(bench.trace(f"ranks{ranks}") == expected, f"{ranks} ranks differ from one process")

@@ -14,30 +14,15 @@ namespace {
 
 class Recorder final : public app::StepObserver {
  public:
+  explicit Recorder(std::vector<app::StepReport>& steps) : steps_(steps) {}
   Result<void> on_step(const app::StepReport& report) override {
-    steps.push_back(report);
+    steps_.push_back(report);
     return {};
   }
-  std::vector<app::StepReport> steps;
-};
 
-Result<app::RunSummary> train_rank(const app::Config& config, const SimulatedWorld& options,
-                                   comm::World& world, Recorder& recorder) {
-  EW_ASSIGN(const app::RunSpec spec, app::resolve(config));
-  EW_ASSIGN(const std::unique_ptr<kernels::Ops> ops, kernels::make_cpu_ops(options.isa));
-  device::CpuStream stream(options.threads);
-  EW_ASSIGN(const data::TokenSet tokens,
-            data::TokenSet::open(config.data.train, data::TokenFormat::nanogpt));
-  EW_ASSIGN(
-      const auto trainer,
-      app::Trainer::create(spec, {.world = world, .ops = *ops, .stream = stream, .train = tokens}));
-  EW_TRY(app::agree_start(world, std::nullopt,
-                          {.numeric_class = ops->numeric_class(), .recipe = spec.recipe_hash()},
-                          spec.timeout));
-  EW_ASSIGN(app::RunSummary summary, trainer->run(recorder));
-  EW_TRY(world.close(Deadline::after(world.clock(), spec.timeout)));
-  return summary;
-}
+ private:
+  std::vector<app::StepReport>& steps_;
+};
 
 }  // namespace
 
@@ -86,18 +71,37 @@ app::Config tiny_config(const std::string& train_file) {
   return config;
 }
 
+Result<RankRun> train_rank(const app::Config& config, const RankOptions& options,
+                           comm::World& world) {
+  EW_ASSIGN(const app::RunSpec spec, app::resolve(config));
+  EW_ASSIGN(const std::unique_ptr<kernels::Ops> ops, kernels::make_cpu_ops(options.isa));
+  device::CpuStream stream(options.threads);
+  EW_ASSIGN(const data::TokenSet tokens,
+            data::TokenSet::open(config.data.train, data::TokenFormat::nanogpt));
+  EW_ASSIGN(
+      const auto trainer,
+      app::Trainer::create(spec, {.world = world, .ops = *ops, .stream = stream, .train = tokens}));
+  EW_TRY(app::agree_start(world, std::nullopt,
+                          {.numeric_class = ops->numeric_class(), .recipe = spec.recipe_hash()},
+                          spec.timeout));
+  RankRun run;
+  Recorder recorder(run.steps);
+  EW_ASSIGN(run.summary, trainer->run(recorder));
+  EW_TRY(world.close(Deadline::after(world.clock(), spec.timeout)));
+  return run;
+}
+
 SimulatedRun train_simulated(const app::Config& config, const SimulatedWorld& options) {
   SimulatedRun run;
   run.errors.resize(static_cast<std::size_t>(options.ranks));
   const auto report =
       comm::simulate({.ranks = options.ranks, .seed = options.seed}, [&](comm::World& world) {
-        Recorder recorder;
-        auto summary = train_rank(config, options, world, recorder);
-        if (!summary)
-          run.errors[static_cast<std::size_t>(world.world_rank())] = summary.error().text();
-        if (world.world_rank() != 0) return;
-        run.steps = std::move(recorder.steps);
-        if (summary) run.summary = std::move(*summary);
+        auto done = train_rank(config, {.threads = options.threads}, world);
+        const auto rank = static_cast<std::size_t>(world.world_rank());
+        if (!done) run.errors[rank] = done.error().text();
+        if (rank != 0 || !done) return;
+        run.steps = std::move(done->steps);
+        run.summary = std::move(done->summary);
       });
   if (!report) throw std::runtime_error(report.error().text());
   run.report = *report;

@@ -45,8 +45,19 @@ struct SimulatedWorld {
   int ranks = 1;
   int threads = 1;  // compute threads of each rank
   std::uint64_t seed = 1;
+};
+
+/// Trains as one rank of `world`, with any transport, and closes it.
+struct RankRun {
+  std::vector<app::StepReport> steps;
+  app::RunSummary summary;
+};
+struct RankOptions {
+  int threads = 1;  // compute threads
   kernels::Isa isa = kernels::Isa::automatic;
 };
+Result<RankRun> train_rank(const app::Config& config, const RankOptions& options,
+                           comm::World& world);
 
 /// Trains in the simulated world; a run that cannot even start is a test failure by exception.
 SimulatedRun train_simulated(const app::Config& config, const SimulatedWorld& world);
