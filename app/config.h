@@ -59,7 +59,8 @@ struct Config {
   } device;
 
   struct Comm {
-    std::int64_t timeout_ms = 60000;  // of any single wait
+    // Of any single wait. A rank may rightly wait for a peer's whole micro-batch.
+    std::int64_t timeout_ms = 600000;
     bool checksum = false;
   } comm;
 

@@ -19,19 +19,6 @@ void print(const std::string& text) {
 
 }  // namespace
 
-std::string count_text(double count) {
-  if (count < 1e4) return fmt::format("{:.0f}", count);
-  if (count < 1e6) return fmt::format("{:.1f}k", count / 1e3);
-  if (count < 1e9) return fmt::format("{:.1f}M", count / 1e6);
-  return fmt::format("{:.2f}G", count / 1e9);
-}
-
-std::string bytes_text(double bytes) {
-  if (bytes < 1 << 20) return fmt::format("{:.1f} KiB", bytes / (1 << 10));
-  if (bytes < 1 << 30) return fmt::format("{:.1f} MiB", bytes / (1 << 20));
-  return fmt::format("{:.2f} GiB", bytes / (1 << 30));
-}
-
 std::string duration_text(double seconds) {
   const auto whole = static_cast<std::int64_t>(seconds + 0.5);
   if (whole < 60) return fmt::format("{}s", whole);

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "app/memory.h"
 #include "app/trainer.h"
 
 namespace elaswave::app {
@@ -37,9 +38,7 @@ class Console {
   double mean_seconds_ = 0;  // of a step: exponential mean, for the time remaining
 };
 
-/// "38.6M", "1.24 GiB", "6m02s".
-std::string count_text(double count);
-std::string bytes_text(double bytes);
+/// "6m02s".
 std::string duration_text(double seconds);
 
 /// Peak resident memory of this process, bytes; 0 where the system does not tell.

@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
 #include <string>
 #include <vector>
@@ -93,6 +94,7 @@ int run(const std::vector<std::string>& words) {
 
 int main(int argc, char** argv) {
   int code = elaswave::exit_code(elaswave::Code::bug);
+  elaswave::set_fatal_hook(elaswave::app::report_exit);
   try {
     code = elaswave::app::run(std::vector<std::string>(argv + (argc > 0 ? 1 : 0), argv + argc));
   } catch (const std::exception& problem) {
@@ -102,5 +104,8 @@ int main(int argc, char** argv) {
   }
   std::fflush(stdout);
   elaswave::app::report_exit(code);
+  // After a failure MPI was not finalized and its thread may still be inside a call: nothing may
+  // run destructors of globals beside it.
+  if (code != 0) std::_Exit(code);
   return code;
 }

@@ -268,7 +268,7 @@ void add_validation(std::vector<Option>& table) {
                    at_least(0),
                    {},
                    ResumeClass::warn,
-                   "of one validation; 0: the whole of data.val"});
+                   "of one validation; 0: all whole micro-batches of data.val"});
   table.push_back({"train.val_last",
                    field<kTrain, &T::val_last>,
                    "",

@@ -69,10 +69,11 @@ Result<void> agree_start(comm::World& world, const std::optional<Error>& failure
   const comm::Group group = comm::everyone(world);
   const Card mine = card_of(failure, identity);
   std::vector<Card> cards(static_cast<std::size_t>(group.size()));
-  EW_TRY(comm::all_gather(world, group, std::as_bytes(std::span(&mine, 1)),
-                          std::as_writable_bytes(std::span(cards)), "agreement at start",
-                          Deadline::after(world.clock(), timeout)));
-  if (failure) return fail(*failure);
+  auto gathered = comm::all_gather(world, group, std::as_bytes(std::span(&mine, 1)),
+                                   std::as_writable_bytes(std::span(cards)), "agreement at start",
+                                   Deadline::after(world.clock(), timeout));
+  if (failure) return fail(*failure);  // the cause, also when the others never came
+  EW_TRY(gathered);
   for (int rank = 0; rank < group.size(); ++rank) {
     const Card& card = cards[static_cast<std::size_t>(rank)];
     if (card.failed != 0)

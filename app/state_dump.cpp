@@ -27,6 +27,21 @@ Result<void> send_blocks(const StateDump& dump, int reporter) {
   return {};
 }
 
+/// COLLECTIVE. Ends on all ranks when the reporter could not make its file, before anything is
+/// sent.
+Result<void> agree(const StateDump& dump, const Result<void>& mine) {
+  std::int64_t failed = mine ? 0 : 1;
+  EW_TRY(comm::all_reduce_sum(dump.world, dump.group, std::span(&failed, 1), "state dump",
+                              Deadline::after(dump.world.clock(), dump.timeout)));
+  if (!mine) return mine;
+  if (failed == 0) return {};
+  return fail({.code = Code::io,
+               .what = "the state dump could not be written",
+               .where = "train.dump_state",
+               .why = "the lowest rank said so",
+               .fix = "see the message of that rank"});
+}
+
 Result<void> write_attributes(const StateDump& dump, hdf5::Writer& writer) {
   EW_TRY(writer.set_i64("/", "step", raw(dump.shard.version.step)));
   EW_TRY(writer.set_i64("/", "block_elems", layout::kBlockElems));
@@ -79,11 +94,17 @@ Result<void> write_blocks(const StateDump& dump, hdf5::Writer& writer) {
 
 Result<void> dump_state(const StateDump& dump, const std::string& path) {
   const int reporter = dump.group.world_ranks.front();
-  if (dump.world.world_rank() != reporter) return send_blocks(dump, reporter);
-  EW_ASSIGN(hdf5::Writer writer, hdf5::Writer::create(path));
-  EW_TRY(write_attributes(dump, writer));
-  EW_TRY(write_blocks(dump, writer));
-  return writer.close();
+  if (dump.world.world_rank() != reporter) {
+    EW_TRY(agree(dump, {}));
+    EW_TRY(send_blocks(dump, reporter));
+    return agree(dump, {});  // stays until the file is whole: closing the world has a deadline
+  }
+  auto writer = hdf5::Writer::create(path);
+  Result<void> made = writer ? write_attributes(dump, *writer) : fail(writer.error());
+  EW_TRY(agree(dump, made));
+  Result<void> written = write_blocks(dump, *writer);
+  if (written) written = writer->close();
+  return agree(dump, written);
 }
 
 }  // namespace elaswave::app

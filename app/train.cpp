@@ -14,8 +14,10 @@
 #include "app/console.h"
 #include "app/exit_report.h"
 #include "app/launch_rules.h"
+#include "app/memory.h"
 #include "app/start.h"
 #include "app/trainer.h"
+#include "io/base/hash.h"
 #include "io/base/log.h"
 #include "io/metrics/metrics.h"
 #include "model/gpt/fingerprint.h"
@@ -54,14 +56,17 @@ Result<std::unique_ptr<comm::World>> make_world(const Config& config) {
   return comm::make_solo_world({});
 }
 
+int ranks_on_host() {
+  const char* local_size =
+      std::getenv("OMPI_COMM_WORLD_LOCAL_SIZE");  // set by Open MPI's launchers
+  return std::max(1, local_size != nullptr ? std::atoi(local_size) : 1);
+}
+
 /// Cores of this host shared fairly among its ranks: oversubscribed compute threads only get in
 /// each other's way.
 int thread_count(const Config& config) {
   if (config.device.threads > 0) return static_cast<int>(config.device.threads);
-  const char* local_size =
-      std::getenv("OMPI_COMM_WORLD_LOCAL_SIZE");  // set by Open MPI's launchers
-  const int ranks_here = std::max(1, local_size != nullptr ? std::atoi(local_size) : 1);
-  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()) / ranks_here);
+  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()) / ranks_on_host());
 }
 
 kernels::Isa isa_of(const Config& config) {
@@ -77,11 +82,12 @@ struct LocalSetup {
   std::unique_ptr<device::CpuStream> stream;
   std::optional<data::TokenSet> train, val;
   std::unique_ptr<Trainer> trainer;
+  MemoryUse memory;
   StartIdentity identity;
   std::vector<std::pair<std::string, double>> timeline;  // phase, ms
 };
 
-Result<void> set_up(const Settings& settings, comm::World& world, LocalSetup& setup) {
+Result<void> build(const Settings& settings, comm::World& world, LocalSetup& setup) {
   const Config& config = settings.config;
   RealClock clock;
   Nanoseconds mark = clock.now();
@@ -92,6 +98,8 @@ Result<void> set_up(const Settings& settings, comm::World& world, LocalSetup& se
     mark = now;
   };
   EW_ASSIGN(setup.spec, resolve(config));
+  setup.memory = estimate_memory(setup.spec, world.size());
+  EW_TRY(check_memory(setup.memory, available_memory(), ranks_on_host()));
   EW_ASSIGN(setup.ops, kernels::make_cpu_ops(isa_of(config)));
   setup.stream = std::make_unique<device::CpuStream>(thread_count(config));
   lap("device");
@@ -102,6 +110,11 @@ Result<void> set_up(const Settings& settings, comm::World& world, LocalSetup& se
     EW_ASSIGN(setup.val, data::TokenSet::open(config.data.val, format, type));
   }
   lap("data");
+  // Before the trainer takes its memory: the fingerprint needs some of its own for a moment.
+  EW_ASSIGN(const std::uint64_t fingerprint,
+            gpt::fingerprint(*setup.ops, *setup.stream, setup.spec.model, setup.spec.micro_batch,
+                             setup.spec.storage));
+  lap("fingerprint");
   EW_ASSIGN(setup.trainer, Trainer::create(setup.spec, {.world = world,
                                                         .ops = *setup.ops,
                                                         .stream = *setup.stream,
@@ -109,24 +122,35 @@ Result<void> set_up(const Settings& settings, comm::World& world, LocalSetup& se
                                                         .val = setup.val ? &*setup.val : nullptr,
                                                         .stop = stop_requested}));
   lap("weights");
-  EW_ASSIGN(const std::uint64_t fingerprint,
-            gpt::fingerprint(*setup.ops, *setup.stream, setup.spec.model, setup.spec.micro_batch,
-                             setup.spec.storage));
-  lap("fingerprint");
-  setup.identity = {.numeric_class = setup.ops->numeric_class(),
-                    .recipe = setup.spec.recipe_hash(),
-                    .data = setup.train->fingerprint(),
-                    .plan = layout::digest(setup.trainer->plan()),
-                    .fingerprint = fingerprint};
+  setup.identity = {
+      .numeric_class = setup.ops->numeric_class(),
+      .recipe = combine64(setup.spec.recipe_hash(), !config.train.dump_state.empty()),
+      .data = combine64(setup.train->fingerprint(), setup.val ? setup.val->fingerprint() : 0),
+      .plan = layout::digest(setup.trainer->plan()),
+      .fingerprint = fingerprint};
   return {};
+}
+
+/// build(), with a refused allocation as an error like any other: peers must hear of it.
+std::optional<Error> set_up(const Settings& settings, comm::World& world, LocalSetup& setup) {
+  try {
+    auto built = build(settings, world, setup);
+    if (built) return std::nullopt;
+    return std::move(built).error();
+  } catch (const std::bad_alloc&) {
+    return Error{.code = Code::does_not_fit,
+                 .what = "the system refused memory",
+                 .where = fmt::format("rank {}, at start", world.world_rank()),
+                 .why = fmt::format("the run needs {} a rank: {}", bytes_text(setup.memory.total()),
+                                    setup.memory.text()),
+                 .fix = "use a smaller train.micro_batch or model.context, or a smaller model"};
+  }
 }
 
 Console::Rows start_rows(const Settings& settings, const LocalSetup& setup,
                          const comm::World& world) {
   const RunSpec& spec = setup.spec;
   const spec::ModelConfig& model = spec.model;
-  const MemoryUse memory = setup.trainer->memory();
-  const auto bytes = [](std::int64_t count) { return bytes_text(static_cast<double>(count)); };
   std::string timeline;
   for (const auto& [phase, ms] : setup.timeline)
     timeline += fmt::format("{}{} {:.0f} ms", timeline.empty() ? "" : ", ", phase, ms);
@@ -152,10 +176,8 @@ Console::Rows start_rows(const Settings& settings, const LocalSetup& setup,
                                                 static_cast<double>(spec.tokens_per_step())))},
       {"numerics", fmt::format("{}, class {}, fingerprint {:016x}", settings.config.numerics.mode,
                                setup.identity.numeric_class, setup.identity.fingerprint)},
-      {"memory (rank 0)",
-       fmt::format("{}: weights {}, gradient sums {}, optimizer and log {}, activations {}",
-                   bytes(memory.total()), bytes(memory.working), bytes(memory.sums),
-                   bytes(memory.optimizer), bytes(memory.activations))},
+      {"memory (a rank)",
+       fmt::format("{}: {}", bytes_text(setup.memory.total()), setup.memory.text())},
       {"steps", fmt::format("{}, seed {}", spec.steps, spec.seed)},
       {"launcher", launcher_note()},
       {"start", timeline},
@@ -201,20 +223,38 @@ class SilentObserver final : public StepObserver {
   Result<void> on_step(const StepReport&) override { return {}; }
 };
 
+/// The lines of an earlier run in the same folder are kept under another name.
+Result<void> move_aside(const std::filesystem::path& path) {
+  std::error_code problem;
+  if (!std::filesystem::exists(path, problem) || std::filesystem::file_size(path, problem) == 0)
+    return {};
+  std::filesystem::path kept;
+  for (int number = 1; kept.empty() || std::filesystem::exists(kept, problem); ++number)
+    kept = path.string() + fmt::format(".{}", number);
+  std::filesystem::rename(path, kept, problem);
+  if (!problem) {
+    log_warn("{} of an earlier run is now {}", path.string(), kept.string());
+    return {};
+  }
+  return fail({.code = Code::io,
+               .what = "cannot move the metrics of an earlier run aside",
+               .where = path.string(),
+               .why = problem.message(),
+               .fix = "give another log.dir"});
+}
+
 Result<std::optional<metrics::MetricsLog>> open_log(const Settings& settings) {
-  const std::string& directory = settings.config.log.dir;
+  const std::filesystem::path directory = settings.config.log.dir;
   if (directory.empty()) return std::nullopt;
-  EW_ASSIGN(metrics::MetricsLog log, metrics::MetricsLog::open(directory, Step{0}));
-  if (log.dropped_lines() > 0)
-    log_warn("{}: {} lines of an earlier run were dropped; this run starts at step 1", log.path(),
-             log.dropped_lines());
-  const std::string path = (std::filesystem::path(directory) / "config.toml").string();
+  EW_TRY(move_aside(directory / "metrics.jsonl"));
+  EW_ASSIGN(metrics::MetricsLog log, metrics::MetricsLog::open(directory.string(), Step{0}));
+  const std::filesystem::path path = directory / "config.toml";
   std::ofstream file(path);
   file << config_toml(settings);
   if (!file.flush())
     return fail({.code = Code::io,
                  .what = "cannot write the resolved configuration",
-                 .where = path,
+                 .where = path.string(),
                  .why = "the system refused",
                  .fix = "check permissions and free space of log.dir"});
   return std::optional<metrics::MetricsLog>(std::move(log));
@@ -231,18 +271,22 @@ ConsoleMode console_mode(const Config& config) {
 Result<int> run_train(const Settings& settings) {
   const Config& config = settings.config;
   block_stop_signals();
+  // Declared before the world: when something fails, the world's communication thread must have
+  // ended before the memory it may still read and write goes.
+  LocalSetup setup;
   EW_ASSIGN(const std::unique_ptr<comm::World> world, make_world(config));
   const bool reporter = world->world_rank() == 0;
   set_process_label(fmt::format("rank {}", world->world_rank()));
   const Nanoseconds timeout = config.comm.timeout_ms * kMillisecond;
 
-  LocalSetup setup;
-  std::optional<Error> failure;
-  if (auto done = set_up(settings, *world, setup); !done) failure = std::move(done).error();
+  std::optional<Error> failure = set_up(settings, *world, setup);
+  EW_TRY(agree_start(*world, failure, setup.identity, timeout));
+  // Files only once it is clear that there will be a run.
   std::optional<metrics::MetricsLog> log;
-  if (!failure && reporter) {
-    if (auto opened = open_log(settings); opened)
-      log = std::move(*opened);
+  if (reporter) {
+    auto opened = open_log(settings);
+    if (opened)
+      log = *std::move(opened);
     else
       failure = std::move(opened).error();
   }
@@ -254,8 +298,10 @@ Result<int> run_train(const Settings& settings) {
   Reporter reports(console, std::move(log));
   StepObserver& observer = reporter ? static_cast<StepObserver&>(reports) : silent;
   EW_ASSIGN(const RunSummary summary, setup.trainer->run(observer));
-  if (!config.train.dump_state.empty()) EW_TRY(setup.trainer->dump_state(config.train.dump_state));
-  if (reporter) console.finish(summary);
+  Result<void> dumped;
+  if (!config.train.dump_state.empty()) dumped = setup.trainer->dump_state(config.train.dump_state);
+  if (reporter) console.finish(summary);  // also when the dump failed: the run itself is done
+  EW_TRY(dumped);
   EW_TRY(world->close(Deadline::after(world->clock(), timeout)));
   return summary.stopped ? exit_code(Code::stopped) : 0;
 }

@@ -292,10 +292,10 @@ Result<void> Trainer::dump_state(const std::string& path) {
 }
 
 MemoryUse Trainer::memory() const {
-  return {.working = working_.size_bytes(),
-          .sums = sums_.size_bytes(),
-          .optimizer = shard_.size_bytes(),
-          .activations = stage_.activation_bytes()};
+  return {.working = static_cast<double>(working_.size_bytes()),
+          .sums = static_cast<double>(sums_.size_bytes()),
+          .optimizer = static_cast<double>(shard_.size_bytes()),
+          .activations = static_cast<double>(stage_.activation_bytes())};
 }
 
 }  // namespace elaswave::app

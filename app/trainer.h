@@ -7,6 +7,7 @@
 #include <string>
 
 #include "app/batches.h"
+#include "app/memory.h"
 #include "app/run_spec.h"
 #include "model/gpt/stage.h"
 #include "model/optim/update.h"
@@ -56,12 +57,6 @@ struct RunSummary {
   std::vector<RankWork> work;  // by world rank
 };
 
-/// Memory of this rank by purpose, bytes.
-struct MemoryUse {
-  std::int64_t working = 0, sums = 0, optimizer = 0, activations = 0;
-  std::int64_t total() const { return working + sums + optimizer + activations; }
-};
-
 /// THREADS: one caller. All members named COLLECTIVE must be called by every rank of the world.
 class Trainer {
  public:
@@ -75,6 +70,7 @@ class Trainer {
   /// "State dump").
   Result<void> dump_state(const std::string& path);
 
+  /// As allocated; logits are the kernels' own scratch and not counted.
   MemoryUse memory() const;
   const layout::Plan& plan() const { return plan_; }
   const spec::Inventory& inventory() const { return inventory_; }

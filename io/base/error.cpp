@@ -12,6 +12,11 @@ std::string& process_label() {
   return label;
 }
 
+void (*&fatal_hook())(int) noexcept {
+  static void (*hook)(int) noexcept = nullptr;
+  return hook;
+}
+
 }  // namespace
 
 int exit_code(Code code) {
@@ -57,11 +62,16 @@ void set_process_label(std::string label) {
   process_label() = std::move(label);
 }
 
+void set_fatal_hook(void (*hook)(int) noexcept) {
+  fatal_hook() = hook;
+}
+
 void check_failed(const char* expression, const std::string& message, std::source_location at) {
   std::fprintf(stderr, "elaswave: bug%s%s: %s\n  check: %s\n  at: %s:%u in %s\n",
                process_label().empty() ? "" : " on ", process_label().c_str(), message.c_str(),
                expression, at.file_name(), at.line(), at.function_name());
   std::fflush(stderr);
+  if (fatal_hook() != nullptr) fatal_hook()(70);
   std::_Exit(70);
 }
 

@@ -54,6 +54,9 @@ inline tl::unexpected<Error> fail(Error error) {
 /// Names this process in fatal messages ("rank 3"). Set once by main before any thread starts.
 void set_process_label(std::string label);
 
+/// Called with the exit code (70) before a failed check ends the process; set once by main.
+void set_fatal_hook(void (*hook)(int code) noexcept);
+
 [[noreturn]] void check_failed(const char* expression, const std::string& message,
                                std::source_location at);
 

@@ -117,11 +117,14 @@ Result<void> MpiWire::test(RequestList& list, std::vector<Completion>& completed
   if (code != MPI_SUCCESS && code != MPI_ERR_IN_STATUS)
     return fail(mpi_error("MPI_Testsome", code));
   if (done == MPI_UNDEFINED || done == 0) return {};
+  Result<void> outcome;
   for (int i = 0; i < done; ++i) {
     const auto index = static_cast<std::size_t>(indices_[static_cast<std::size_t>(i)]);
     const MPI_Status& status = statuses_[static_cast<std::size_t>(i)];
-    if (code == MPI_ERR_IN_STATUS && status.MPI_ERROR != MPI_SUCCESS)
-      return fail(mpi_error("a transfer", status.MPI_ERROR));
+    if (code == MPI_ERR_IN_STATUS && status.MPI_ERROR != MPI_SUCCESS) {
+      outcome = fail(mpi_error("a transfer", status.MPI_ERROR));
+      continue;  // the others have completed all the same and must leave the list
+    }
     Completion completion{.token = list.owners[index].token, .outcome = Outcome::done, .bytes = 0};
     if (list.owners[index].is_receive) {
       int cancelled = 0;
@@ -137,7 +140,7 @@ Result<void> MpiWire::test(RequestList& list, std::vector<Completion>& completed
   std::sort(indices_.begin(), indices_.begin() + done, std::greater<>());
   for (int i = 0; i < done; ++i)
     list.remove(static_cast<std::size_t>(indices_[static_cast<std::size_t>(i)]));
-  return {};
+  return outcome;
 }
 
 void MpiWire::abandon(Token token) {

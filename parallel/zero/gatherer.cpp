@@ -34,10 +34,8 @@ void Gatherer::start(Version version) {
             world_.receive(group_.world_ranks[static_cast<std::size_t>(from)],
                            comm::Channel::gather, std::move(in)));
       comm::ConstPieces out;
-      for (const std::int64_t index : owners_.blocks_of(layer, self_)) {
+      for (const std::int64_t index : owners_.blocks_of(layer, self_))
         out.push_back(working_.bytes(blocks_.block(index)));
-        bytes_sent_ += static_cast<std::int64_t>(out.back().size());
-      }
       if (!out.empty())
         sends_.push_back(world_.send(group_.world_ranks[static_cast<std::size_t>(to)],
                                      comm::Channel::gather, std::move(out)));

@@ -29,7 +29,6 @@ class Gatherer {
 
   /// The version a layer's working weights stand at; the forward pass asserts it.
   Version version(std::int32_t layer) const { return versions_[static_cast<std::size_t>(layer)]; }
-  std::int64_t bytes_sent() const { return bytes_sent_; }
 
  private:
   comm::World& world_;
@@ -43,7 +42,6 @@ class Gatherer {
   std::vector<Version> versions_;
   std::vector<std::vector<comm::Work>> receives_;  // by layer
   std::vector<comm::Work> sends_;
-  std::int64_t bytes_sent_ = 0;
 };
 
 }  // namespace elaswave::zero

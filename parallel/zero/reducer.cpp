@@ -60,10 +60,8 @@ Result<void> Reducer::start(std::int32_t layer) {
     const int peer =
         (self_ + step) % group_.size();  // everybody starts with another peer: no rank is flooded
     comm::ConstPieces pieces;
-    for (const std::int64_t index : owners_.blocks_of(layer, peer)) {
+    for (const std::int64_t index : owners_.blocks_of(layer, peer))
       pieces.push_back(sums_.bytes(blocks_.block(index)));
-      bytes_sent_ += static_cast<std::int64_t>(pieces.back().size());
-    }
     if (!pieces.empty())
       sends_.push_back(world_.send(group_.world_ranks[static_cast<std::size_t>(peer)],
                                    comm::Channel::reduce, std::move(pieces)));

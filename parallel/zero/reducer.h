@@ -44,8 +44,6 @@ class Reducer {
   /// Returns when this rank's owned blocks of all started layers hold the sums over the group.
   Result<void> finish();
 
-  std::int64_t bytes_sent() const { return bytes_sent_; }
-
  private:
   struct Incoming {
     std::int32_t layer = 0;
@@ -69,7 +67,6 @@ class Reducer {
   std::deque<Incoming> incoming_;
   std::vector<std::vector<std::byte>> spare_;
   std::vector<comm::Work> sends_;
-  std::int64_t bytes_sent_ = 0;
 };
 
 }  // namespace elaswave::zero

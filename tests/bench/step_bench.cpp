@@ -3,6 +3,7 @@
 // what the matrix library alone reaches on the same threads, measured in the same run. Usage:
 // step_bench [PRESET] [CONTEXT] [MICRO_BATCH] [MICRO_BATCHES] [THREADS] [ROUNDS]
 #include <dnnl.h>
+#include <omp.h>
 
 #include <algorithm>
 #include <cstdio>
@@ -42,6 +43,7 @@ double library_gflops(device::CpuStream& stream) {
   std::vector<std::vector<float>> c(static_cast<std::size_t>(threads),
                                     std::vector<float>(static_cast<std::size_t>(kM * kN)));
   const auto multiply = [&](std::int64_t task) {
+    omp_set_num_threads(1);  // the library would open a team of its own in each thread
     dnnl_sgemm('N', 'N', kM, kN, kK, 1, a.data(), kK, b.data(), kN, 0,
                c[static_cast<std::size_t>(task)].data(), kN);
   };

@@ -19,6 +19,10 @@ PROSE = ("It was a bright cold day in April, and the clocks were striking thirte
          "The quick brown fox jumps over the lazy dog while five wizards boxed. " * 40)
 
 
+# configs/tiny.toml: 8 blocks of 12 C^2 + 13 C, 257 + 63 rows of embedding, the final norm; C = 64.
+PARAMETERS = 8 * (12 * 64 * 64 + 13 * 64) + (257 + 63) * 64 + 2 * 64
+
+
 class Failure(Exception):
     pass
 
@@ -107,6 +111,7 @@ def case_ranks(bench):
         expect(match.group(2) == expected[-1]["digest"], "the done line's digest is not the last step's")
         total = re.search(r"all ranks: (\d+) micro-batches computed, (\d+) optimizer bytes owned", done.stdout)
         expect(total and int(total.group(1)) == 4 * 10, f"micro-batches computed: {total and total.group(1)}")
+        expect(int(total.group(2)) == 12 * PARAMETERS, f"optimizer bytes owned: {total.group(2)}")
     for threads in (2, 3):
         bench.run(["launch", "-n", "2", "--", *bench.train_arguments(f"threads{threads}", f"--device.threads={threads}")])
         expect(bench.trace(f"threads{threads}") == expected, f"{threads} threads differ")
@@ -181,6 +186,19 @@ def case_errors(bench):
             for word in ("error: ", "where: ", "why: ", "fix: "):
                 expect(word in done.stderr, f"{arguments[-1]}: no '{word}' line in {done.stderr!r}")
         expect(not os.path.exists(bench.path("errors", "metrics.jsonl")), f"{arguments}: a run directory was touched")
+    with open(bench.path("typo.toml"), "w") as file:
+        file.write("[train]\nsteps = 4\nmicro_bacth = 2\n")
+    with open(bench.path("twice.toml"), "w") as file:
+        file.write("[train]\nsteps = 4\nsteps = 5\n")
+    texts = [
+        ([*base, "--train.stepz=3"], "train.steps"), ([*base, "--train.global_batch=7"], "6 or 8"),
+        ([*base, "--model.hidden=66"], "64 or 68"), ([*base, "--train.lr_schedule=cosin"], "cosine"),
+        ([*base, "--config", "typo.toml"], "typo.toml:3"), ([*base, "--config", "typo.toml"], "train.micro_batch"),
+        ([*base, "--config", "twice.toml"], "twice.toml:3"), (["trian"], "train"),
+    ]
+    for arguments, text in texts:
+        done = bench.run(arguments, code=2)
+        expect(text in done.stderr, f"{arguments[-1]}: no {text!r} in {done.stderr!r}")
     # The same through the launcher: one exit code, no hang.
     for code, more in ((2, "--train.stepz=3"), (3, "--data.train=missing.tok")):
         bench.run(["launch", "-n", "3", "--", *(base if code == 2 else without_data), more], code=code)

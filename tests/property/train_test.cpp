@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <set>
 
+#include "app/memory.h"
 #include "app/start.h"
 #include "tests/support/training.h"
 
@@ -25,7 +26,7 @@ class TrainTest : public testing::Test {
     return digests;
   }
   static void expect_no_errors(const SimulatedRun& run) {
-    for (const std::string& error : run.errors) EXPECT_EQ(error, "");
+    for (const auto& error : run.errors) EXPECT_FALSE(error.has_value()) << error->text();
   }
 
   TemporaryFolder folder_;
@@ -125,8 +126,10 @@ TEST_F(TrainTest, AnExplodingRunStopsOrSkips) {
   config_.train.warmup_steps = 0;
   config_.train.clip = 0;
   const SimulatedRun stopped = train_simulated(config_, {.ranks = 3});
-  for (const std::string& error : stopped.errors)
-    EXPECT_NE(error.find("not finite"), std::string::npos) << error;
+  for (const auto& error : stopped.errors) {
+    ASSERT_TRUE(error.has_value());
+    EXPECT_EQ(error->code, Code::non_finite) << error->text();
+  }
   EXPECT_LT(stopped.steps.size(), 6u);
 
   config_.train.non_finite = "skip";
@@ -140,11 +143,77 @@ TEST_F(TrainTest, AnExplodingRunStopsOrSkips) {
 }
 
 TEST_F(TrainTest, ABadTokenOnOneRankEndsAllRanksWithCode3) {
-  // Token 60 is no id of a vocabulary of 37; only the rank that reads its sample can know.
-  write_tokens(folder_.file("bad.bin"), 2000, 61);
-  config_.data.train = {folder_.file("bad.bin")};
+  // One id that the vocabulary of 37 does not have, in the middle of one sample: one rank reads it
+  // at one step of the epoch, and only that rank can know.
+  set_token(folder_.file("train.bin"), 100 * 7 + 3, 60);
+  config_.train.steps = 29;  // 285 samples, 10 a step: the whole epoch
   const SimulatedRun run = train_simulated(config_, {.ranks = 5});
-  for (const std::string& error : run.errors) EXPECT_NE(error, "");
+  int seen = 0;
+  for (const auto& error : run.errors) {
+    ASSERT_TRUE(error.has_value());
+    EXPECT_EQ(error->code, Code::data) << error->text();
+    if (error->what.find("another rank") == std::string::npos) ++seen;
+  }
+  EXPECT_EQ(seen, 1);
+}
+
+TEST_F(TrainTest, PlannedMemoryIsWhatIsAllocated) {
+  for (const char* mode : {"exact", "fast"}) {
+    config_.numerics.mode = mode;
+    config_.model.hidden = 64;
+    const app::RunSpec spec = app::resolve(config_).value();
+    const auto world = comm::make_solo_world({});
+    const auto ops = kernels::make_cpu_ops(kernels::Isa::automatic).value();
+    device::CpuStream stream(1);
+    const auto tokens =
+        data::TokenSet::open(config_.data.train, data::TokenFormat::nanogpt).value();
+    const auto trainer =
+        app::Trainer::create(spec,
+                             {.world = *world, .ops = *ops, .stream = stream, .train = tokens})
+            .value();
+    const app::MemoryUse planned = app::estimate_memory(spec, 1), real = trainer->memory();
+    EXPECT_NEAR(planned.working / real.working, 1, 0.01);
+    EXPECT_NEAR(planned.sums / real.sums, 1, 0.01);
+    EXPECT_NEAR(planned.optimizer / real.optimizer, 1, 0.01);
+    EXPECT_NEAR(planned.activations / real.activations, 1, 0.01);
+  }
+}
+
+TEST_F(TrainTest, ARunThatDoesNotFitIsRefused) {
+  const app::MemoryUse use = app::estimate_memory(app::resolve(config_).value(), 2);
+  EXPECT_TRUE(app::check_memory(use, 2 * use.total(), 2).has_value());
+  EXPECT_TRUE(app::check_memory(use, 0, 2).has_value());  // unknown
+  const auto refused = app::check_memory(use, 1.9 * use.total(), 2);
+  ASSERT_FALSE(refused.has_value());
+  EXPECT_EQ(refused.error().code, Code::does_not_fit);
+}
+
+/// Fails at one step, as a full disk would.
+class FailingObserver final : public app::StepObserver {
+ public:
+  Result<void> on_step(const app::StepReport& report) override {
+    if (raw(report.record.version.step) < 2) return {};
+    return fail({.code = Code::io, .what = "the disk is full"});
+  }
+};
+
+TEST_F(TrainTest, AnObserverThatFailsEndsItsRankInOrder) {
+  // Transfers are under way when the step loop is left: what they read and write must outlive them.
+  const auto report = comm::simulate({.ranks = 3}, [&](comm::World& world) {
+    const app::RunSpec spec = app::resolve(config_).value();
+    const auto ops = kernels::make_cpu_ops(kernels::Isa::automatic).value();
+    device::CpuStream stream(1);
+    const auto tokens =
+        data::TokenSet::open(config_.data.train, data::TokenFormat::nanogpt).value();
+    const auto trainer =
+        app::Trainer::create(spec, {.world = world, .ops = *ops, .stream = stream, .train = tokens})
+            .value();
+    FailingObserver observer;
+    const auto run = trainer->run(observer);
+    ASSERT_FALSE(run.has_value());
+    EXPECT_EQ(run.error().what, "the disk is full");
+  });
+  EXPECT_TRUE(report.has_value()) << report.error().text();
 }
 
 TEST_F(TrainTest, RanksToldDifferentRunsAreRefused) {

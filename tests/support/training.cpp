@@ -50,6 +50,12 @@ void write_tokens(const std::string& path, std::int64_t count, std::int64_t voca
   }
 }
 
+void set_token(const std::string& path, std::int64_t index, std::uint16_t token) {
+  std::fstream file(path, std::ios::binary | std::ios::in | std::ios::out);
+  file.seekp(index * static_cast<std::int64_t>(sizeof token));
+  file.write(reinterpret_cast<const char*>(&token), sizeof token);
+}
+
 app::Config tiny_config(const std::string& train_file) {
   app::Config config;
   config.model = {.preset = "tiny",
@@ -98,7 +104,7 @@ SimulatedRun train_simulated(const app::Config& config, const SimulatedWorld& op
       comm::simulate({.ranks = options.ranks, .seed = options.seed}, [&](comm::World& world) {
         auto done = train_rank(config, {.threads = options.threads}, world);
         const auto rank = static_cast<std::size_t>(world.world_rank());
-        if (!done) run.errors[rank] = done.error().text();
+        if (!done) run.errors[rank] = done.error();
         if (rank != 0 || !done) return;
         run.steps = std::move(done->steps);
         run.summary = std::move(done->summary);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -38,7 +39,7 @@ struct SimulatedRun {
   std::vector<app::StepReport> steps;  // rank 0's
   app::RunSummary summary;
   comm::SimulationReport report;
-  std::vector<std::string> errors;  // by rank; empty when the rank ended well
+  std::vector<std::optional<Error>> errors;  // by rank; empty when the rank ended well
 };
 
 struct SimulatedWorld {
@@ -58,6 +59,9 @@ struct RankOptions {
 };
 Result<RankRun> train_rank(const app::Config& config, const RankOptions& options,
                            comm::World& world);
+
+/// Replaces token `index` of a file made by write_tokens().
+void set_token(const std::string& path, std::int64_t index, std::uint16_t token);
 
 /// Trains in the simulated world; a run that cannot even start is a test failure by exception.
 SimulatedRun train_simulated(const app::Config& config, const SimulatedWorld& world);

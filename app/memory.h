@@ -1,0 +1,36 @@
+// What a run needs of this host's memory, and what there is: a run that does not fit is refused
+// before anything is allocated, with the table of what was asked.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "app/run_spec.h"
+
+namespace elaswave::app {
+
+/// Memory of one rank by purpose, bytes.
+struct MemoryUse {
+  double working = 0, sums = 0, optimizer = 0, activations = 0, logits = 0;
+  double total() const { return working + sums + optimizer + activations + logits; }
+  /// "weights 475.0 MiB, gradient sums 950.0 MiB, ..."
+  std::string text() const;
+};
+
+/// From shapes alone (padding of a few lines left out), for the rank that owns most. Numbers are
+/// doubles because legal keys can ask for more than 2^63 bytes.
+MemoryUse estimate_memory(const RunSpec& spec, std::int64_t world_size);
+
+/// What the system could still give to all ranks of this host, bytes: MemAvailable, within the
+/// limit of the control group; 0 where it does not say.
+double available_memory();
+
+/// Code::does_not_fit when `use` exceeds this rank's share of `available` bytes (0: unknown,
+/// everything fits).
+Result<void> check_memory(const MemoryUse& use, double available, std::int64_t ranks_on_host);
+
+/// "38.6M", "1.24 GiB".
+std::string count_text(double count);
+std::string bytes_text(double bytes);
+
+}  // namespace elaswave::app
