@@ -54,6 +54,8 @@ class RunDir {
                                "set TMPDIR to a directory on this host that can be written"));
     return RunDir(std::move(name));
   }
+  RunDir(const RunDir&) = delete;
+  RunDir& operator=(const RunDir&) = delete;
   RunDir(RunDir&& other) noexcept : path_(std::exchange(other.path_, {})) {}
   RunDir& operator=(RunDir&&) = delete;
   ~RunDir() {
@@ -83,6 +85,8 @@ class Signals {
                                "check the limit on open files (ulimit -n)"));
     return signals;
   }
+  Signals(const Signals&) = delete;
+  Signals& operator=(const Signals&) = delete;
   Signals(Signals&& other) noexcept : file_(std::exchange(other.file_, -1)) {}
   Signals& operator=(Signals&&) = delete;
   ~Signals() {

@@ -16,6 +16,8 @@ template <typename... Cases>
 struct Overloaded : Cases... {
   using Cases::operator()...;
 };
+template <typename... Cases>  // C++20 needs none, clang-tidy 14 does
+Overloaded(Cases...)->Overloaded<Cases...>;
 
 tl::unexpected<Error> ill_typed(const Option& option, std::string_view shown, const Place& place) {
   const std::string accepted = accepted_values(option);

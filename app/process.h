@@ -36,6 +36,8 @@ class ChildProcess {
   static Result<ChildProcess> start(const ProcessWish& wish);
 
   ChildProcess(ChildProcess&& other) noexcept;
+  ChildProcess(const ChildProcess&) = delete;
+  ChildProcess& operator=(const ChildProcess&) = delete;
   ChildProcess& operator=(ChildProcess&&) = delete;
   ~ChildProcess();
 

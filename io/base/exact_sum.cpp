@@ -25,8 +25,8 @@ void ExactSum::add(double value) {
   const int digit = position / 32, shift = position % 32;
   const auto wide = static_cast<Wide>(mantissa) << shift;  // 53 + 31 bits: three digits
   const std::int64_t sign = (bits >> 63) ? -1 : 1;
-  for (int i = 0; i < 3; ++i)
-    words_[static_cast<std::size_t>(digit + i)] +=
+  for (std::size_t i = 0; i < 3; ++i)
+    words_[static_cast<std::size_t>(digit) + i] +=
         sign * static_cast<std::int64_t>(static_cast<std::uint32_t>(wide >> (32 * i)));
 }
 

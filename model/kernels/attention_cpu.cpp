@@ -16,9 +16,9 @@ Heads heads_of(const ConstMat& qkv, std::int64_t T, std::int64_t H, std::size_t 
                const Dropout& dropout) {
   EW_CHECK(T > 0 && H > 0 && qkv.rows % T == 0 && qkv.cols % (3 * H) == 0,
            "{} x {} is not q, k and v of {} heads for samples of {}", qkv.rows, qkv.cols, H, T);
-  const Heads heads = {
-      qkv.rows / T, T, H, qkv.cols / (3 * H),
-      static_cast<float>(1.0 / std::sqrt(static_cast<double>(qkv.cols / (3 * H))))};
+  const std::int64_t head_dim = qkv.cols / (3 * H);
+  const Heads heads = {qkv.rows / T, T, H, head_dim,
+                       static_cast<float>(1.0 / std::sqrt(static_cast<double>(head_dim)))};
   EW_CHECK(static_cast<std::int64_t>(lse) >= qkv.rows * H, "lse of {} for {} rows of {} heads", lse,
            qkv.rows, H);
   EW_CHECK(dropout.rate == 0 || static_cast<std::int64_t>(dropout.streams_B.size()) == heads.B,

@@ -13,7 +13,8 @@ namespace {
 
 constexpr std::int64_t kBlock = 64;  // queries or keys of a block
 constexpr int kTileRows = 4;
-constexpr int kTileVectors = kLanes == 16 ? 4 : 3;  // 16 of 32, or 12 of 16 registers hold sums
+constexpr std::int64_t kTileVectors =
+    kLanes == 16 ? 4 : 3;  // 16 of 32, or 12 of 16 registers hold sums
 
 constexpr std::int64_t round_up_to(std::int64_t n, std::int64_t unit) {
   return (n + unit - 1) / unit * unit;

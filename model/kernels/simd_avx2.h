@@ -13,8 +13,8 @@
 namespace elaswave::kernels {
 namespace {
 
-constexpr int kLanes = 8;    // of F32
-constexpr int kLanes64 = 4;  // of F64
+constexpr std::int64_t kLanes = 8;  // of F32
+constexpr int kLanes64 = 4;         // of F64
 
 struct F32 {
   __m256 raw;
@@ -263,7 +263,7 @@ ELASWAVE_INLINE I64 to_i64(F64 a) {
   return {_mm256_add_epi64(_mm256_slli_epi64(upper, 32), lower)};
 }
 
-constexpr int kPhiloxBlocks = 8;  // of one philox_words call
+constexpr std::int64_t kPhiloxBlocks = 8;  // of one philox_words call
 
 /// Blocks first .. first + kPhiloxBlocks - 1 of a stream (io/base/philox.h), four words each, in
 /// order. 64-bit lanes hold 32-bit state in their lower half, whatever is in the upper one: the
@@ -299,9 +299,9 @@ ELASWAVE_INLINE void philox_words(const std::uint32_t key[2], const std::uint32_
   for (int i = 0; i < 2; ++i) {
     const __m256i words01 = _mm256_blend_epi32(x0[i], _mm256_slli_epi64(x1[i], 32), 0xAA);
     const __m256i words23 = _mm256_blend_epi32(x2[i], _mm256_slli_epi64(x3[i], 32), 0xAA);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + 16 * i),
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + std::int64_t{16} * i),
                         _mm256_unpacklo_epi64(words01, words23));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + 16 * i + 8),
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + std::int64_t{16} * i + 8),
                         _mm256_unpackhi_epi64(words01, words23));
   }
 }

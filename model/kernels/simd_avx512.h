@@ -13,8 +13,8 @@
 namespace elaswave::kernels {
 namespace {
 
-constexpr int kLanes = 16;   // of F32
-constexpr int kLanes64 = 8;  // of F64
+constexpr std::int64_t kLanes = 16;  // of F32
+constexpr int kLanes64 = 8;          // of F64
 
 struct F32 {
   __m512 raw;
@@ -238,7 +238,7 @@ ELASWAVE_INLINE I64 to_i64(F64 a) {
   return {_mm512_cvtpd_epi64(a.raw)};
 }
 
-constexpr int kPhiloxBlocks = 16;  // of one philox_words call
+constexpr std::int64_t kPhiloxBlocks = 16;  // of one philox_words call
 
 /// Blocks first .. first + kPhiloxBlocks - 1 of a stream (io/base/philox.h), four words each, in
 /// order. 64-bit lanes hold 32-bit state in their lower half, whatever is in the upper one: the
@@ -275,8 +275,8 @@ ELASWAVE_INLINE void philox_words(const std::uint32_t key[2], const std::uint32_
   for (int i = 0; i < 2; ++i) {
     const __m512i words01 = _mm512_mask_blend_epi32(0xAAAA, x0[i], _mm512_slli_epi64(x1[i], 32));
     const __m512i words23 = _mm512_mask_blend_epi32(0xAAAA, x2[i], _mm512_slli_epi64(x3[i], 32));
-    _mm512_storeu_si512(out + 32 * i, _mm512_unpacklo_epi64(words01, words23));
-    _mm512_storeu_si512(out + 32 * i + 16, _mm512_unpackhi_epi64(words01, words23));
+    _mm512_storeu_si512(out + std::int64_t{32} * i, _mm512_unpacklo_epi64(words01, words23));
+    _mm512_storeu_si512(out + std::int64_t{32} * i + 16, _mm512_unpackhi_epi64(words01, words23));
   }
 }
 
