@@ -114,12 +114,12 @@ void mean_fast(const float* sums, double scale, float* mean, std::int64_t n) {
 constexpr int kSquareLanes = 32;
 
 double sum_squares(const float* x, std::int64_t n) {
-  constexpr int kVectors = kSquareLanes / kLanes64;
+  constexpr std::int64_t kVectors = kSquareLanes / kLanes64;
   F64 chains[kVectors];
   for (F64& chain : chains) chain = set1_f64(0.0);
   const auto step = [&](const float* p) {
 #pragma GCC unroll 8
-    for (int j = 0; j < kVectors / 2; ++j) {
+    for (std::int64_t j = 0; j < kVectors / 2; ++j) {
       const F32 v = load(p + j * kLanes);
       const F64 low = low_f64(v), high = high_f64(v);
       chains[2 * j] = chains[2 * j] + low * low;

@@ -13,8 +13,8 @@
 namespace elaswave::kernels {
 namespace {
 
-constexpr std::int64_t kLanes = 8;  // of F32
-constexpr int kLanes64 = 4;         // of F64
+constexpr std::int64_t kLanes = 8;    // of F32
+constexpr std::int64_t kLanes64 = 4;  // of F64
 
 struct F32 {
   __m256 raw;

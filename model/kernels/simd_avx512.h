@@ -13,8 +13,8 @@
 namespace elaswave::kernels {
 namespace {
 
-constexpr std::int64_t kLanes = 16;  // of F32
-constexpr int kLanes64 = 8;          // of F64
+constexpr std::int64_t kLanes = 16;   // of F32
+constexpr std::int64_t kLanes64 = 8;  // of F64
 
 struct F32 {
   __m512 raw;

@@ -23,7 +23,8 @@ std::vector<std::int64_t> CommitVote::words() const {
 }
 
 CommitVote CommitVote::from_words(std::span<const std::int64_t> words) {
-  EW_CHECK(words.size() == kCounters + 2 * ExactSum::kDigits, "a vote of {} words", words.size());
+  EW_CHECK(words.size() == kCounters + std::size_t{2} * ExactSum::kDigits, "a vote of {} words",
+           words.size());
   CommitVote vote;
   vote.bad_ranks = words[0];
   vote.data_failures = words[1];

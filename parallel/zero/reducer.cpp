@@ -27,15 +27,13 @@ OwnerLists::OwnerLists(const layout::BlockTable& blocks, const layout::Plan& pla
   for (std::int64_t index = 0; index < blocks.count(); ++index) {
     const std::int32_t layer = blocks.block(index).layer;
     if (plan.stage_of_layer(layer) != stage) continue;
-    lists_[static_cast<std::size_t>(layer * replicas_ +
-                                    plan.owner[static_cast<std::size_t>(index)])]
-        .push_back(index);
+    lists_[list_index(layer, plan.owner[static_cast<std::size_t>(index)])].push_back(index);
   }
 }
 
 std::span<const std::int64_t> OwnerLists::blocks_of(std::int32_t layer,
                                                     std::int32_t replica) const {
-  return lists_[static_cast<std::size_t>(layer * replicas_ + replica)];
+  return lists_[list_index(layer, replica)];
 }
 
 Reducer::Reducer(comm::World& world, comm::Group group, const layout::BlockTable& blocks,

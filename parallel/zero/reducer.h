@@ -22,6 +22,11 @@ class OwnerLists {
   std::span<const std::int64_t> blocks_of(std::int32_t layer, std::int32_t replica) const;
 
  private:
+  std::size_t list_index(std::int32_t layer, std::int32_t replica) const {
+    return static_cast<std::size_t>(layer) * static_cast<std::size_t>(replicas_) +
+           static_cast<std::size_t>(replica);
+  }
+
   std::int32_t replicas_;
   std::vector<std::vector<std::int64_t>> lists_;  // [layer * replicas + replica]
 };

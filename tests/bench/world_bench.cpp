@@ -128,19 +128,19 @@ Times summary(std::vector<double> trips, std::int64_t bytes) {
 /// Plain MPI with the same non-blocking calls; runs on the thread that owns MPI.
 std::vector<Times> raw_times(int me) {
   std::vector<Times> times;
-  for (const auto [bytes, rounds] : kExchanges) {
+  for (const auto& exchange : kExchanges) {
+    const auto [bytes, rounds] = exchange;
+    const int count = static_cast<int>(bytes);
     std::vector<char> buffer(static_cast<std::size_t>(bytes));
     std::vector<double> trips;
     auto send = [&] {
       MPI_Request request;
-      MPI_Isend(buffer.data(), static_cast<int>(bytes), MPI_BYTE, 1 - me, 1, MPI_COMM_WORLD,
-                &request);
+      MPI_Isend(buffer.data(), count, MPI_BYTE, 1 - me, 1, MPI_COMM_WORLD, &request);
       MPI_Wait(&request, MPI_STATUS_IGNORE);
     };
     auto receive = [&] {
       MPI_Request request;
-      MPI_Irecv(buffer.data(), static_cast<int>(bytes), MPI_BYTE, 1 - me, 1, MPI_COMM_WORLD,
-                &request);
+      MPI_Irecv(buffer.data(), count, MPI_BYTE, 1 - me, 1, MPI_COMM_WORLD, &request);
       MPI_Wait(&request, MPI_STATUS_IGNORE);
     };
     for (int i = 0; i < rounds; ++i)
