@@ -174,7 +174,7 @@ def case_errors(bench):
     cases = [
         (2, []), (2, ["trian"]), (2, [*base, "--train.stepz=3"]), (2, [*base, "--train.steps=many"]),
         (2, [*base, "--train.micro_batch=3"]), (2, [*base, "--model.heads=5"]), (2, [*base, "--train.lr_schedule=cosin"]),
-        (2, [*base, "--device.isa=neon"]), (2, without_data),
+        (2, [*base, "--device.isa=neon"]), (2, without_data), (2, [*base, "--train.lr=1e-3", "--train.lr=2e-3"]),
         (3, [*without_data, "--data.train=missing.tok"]), (3, [*without_data, "--data.train=empty.tok"]),
         (3, [*without_data, "--data.train=foreign.tok"]), (3, [*without_data, "--data.train=short.tok"]),
         (3, [*base, "--model.vocab=64"]), (3, [*base, "--model.context=8000"]),
@@ -202,7 +202,11 @@ def case_errors(bench):
     # The same through the launcher: one exit code, no hang.
     for code, more in ((2, "--train.stepz=3"), (3, "--data.train=missing.tok")):
         bench.run(["launch", "-n", "3", "--", *(base if code == 2 else without_data), more], code=code)
-    print(f"campaign: {len(cases) + 2} kinds of bad input, each with its exit code")
+    path, bench.environment["PATH"] = bench.environment["PATH"], bench.folder  # no mpirun there
+    done = bench.run(["launch", "-n", "2", "--", *base], code=6)
+    bench.environment["PATH"] = path
+    expect("mpirun" in done.stderr and "fix: " in done.stderr, done.stderr)
+    print(f"campaign: {len(cases) + len(texts) + 3} kinds of bad input, each with its exit code")
 
 
 def case_stop(bench):
