@@ -60,23 +60,19 @@ MemoryUse estimate_memory(const RunSpec& spec, std::int64_t world_size) {
   return use;
 }
 
-double available_memory() {
-  double available = 1024 * number_after("/proc/meminfo", "MemAvailable:");
+double host_memory() {
+  const double installed = 1024 * number_after("/proc/meminfo", "MemTotal:");
   const double limit = number_after("/sys/fs/cgroup/memory.max", "");  // "max" reads as 0
-  if (limit > 0) {
-    const double used = number_after("/sys/fs/cgroup/memory.current", "");
-    available = std::min(available, std::max(0.0, limit - used));
-  }
-  return available;
+  return limit > 0 ? std::min(installed, limit) : installed;
 }
 
-Result<void> check_memory(const MemoryUse& use, double available, std::int64_t ranks_on_host) {
-  const double share = available / static_cast<double>(ranks_on_host);
-  if (available == 0 || use.total() <= share) return {};
+Result<void> check_memory(const MemoryUse& use, double host, std::int64_t ranks_on_host) {
+  const double share = host / static_cast<double>(ranks_on_host);
+  if (host == 0 || use.total() <= share) return {};
   return fail({.code = Code::does_not_fit,
                .what = "the run does not fit into memory",
                .where = fmt::format("one of {} ranks on this host", ranks_on_host),
-               .why = fmt::format("a rank needs {} ({}), its share of what is free is {}",
+               .why = fmt::format("a rank needs {} ({}), its share of this host is {}",
                                   bytes_text(use.total()), use.text(), bytes_text(share)),
                .fix = "use a smaller train.micro_batch or model.context, a smaller model, or fewer "
                       "ranks on this host"});

@@ -21,13 +21,14 @@ struct MemoryUse {
 /// doubles because legal keys can ask for more than 2^63 bytes.
 MemoryUse estimate_memory(const RunSpec& spec, std::int64_t world_size);
 
-/// What the system could still give to all ranks of this host, bytes: MemAvailable, within the
-/// limit of the control group; 0 where it does not say.
-double available_memory();
+/// Memory of this host within the limit of the control group, bytes; 0 where the system does not
+/// say. What is free is not asked: it depends on which rank looks first, and ranks must not judge
+/// differently by timing.
+double host_memory();
 
-/// Code::does_not_fit when `use` exceeds this rank's share of `available` bytes (0: unknown,
-/// everything fits).
-Result<void> check_memory(const MemoryUse& use, double available, std::int64_t ranks_on_host);
+/// Code::does_not_fit when `use` exceeds an equal share of `host` bytes (0: unknown, everything
+/// fits).
+Result<void> check_memory(const MemoryUse& use, double host, std::int64_t ranks_on_host);
 
 /// "38.6M", "1.24 GiB".
 std::string count_text(double count);

@@ -48,8 +48,8 @@ std::optional<Error> compare(int rank, const Card& first, const Card& other) {
                    "their recipes (model, train, numerics keys) differ",
                    "start every rank with the same command line, files and environment");
   if (first.data != other.data)
-    return differs(rank, "ranks see different training data",
-                   "the fingerprints of data.train differ",
+    return differs(rank, "ranks see different data",
+                   "the fingerprints of data.train or data.val differ",
                    "make the same token files visible at the given paths on every host");
   if (first.plan != other.plan)
     return differs(rank, "ranks made different plans", "their plan digests differ",

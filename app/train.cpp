@@ -99,7 +99,7 @@ Result<void> build(const Settings& settings, comm::World& world, LocalSetup& set
   };
   EW_ASSIGN(setup.spec, resolve(config));
   setup.memory = estimate_memory(setup.spec, world.size());
-  EW_TRY(check_memory(setup.memory, available_memory(), ranks_on_host()));
+  EW_TRY(check_memory(setup.memory, host_memory(), ranks_on_host()));
   EW_ASSIGN(setup.ops, kernels::make_cpu_ops(isa_of(config)));
   setup.stream = std::make_unique<device::CpuStream>(thread_count(config));
   lap("device");

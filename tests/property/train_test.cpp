@@ -198,7 +198,8 @@ class FailingObserver final : public app::StepObserver {
 };
 
 TEST_F(TrainTest, AnObserverThatFailsEndsItsRankInOrder) {
-  // Transfers are under way when the step loop is left: what they read and write must outlive them.
+  // The step loop is left with transfers under way; the simulated transport must let go of them.
+  // (Over MPI the order of declarations in run_train() does; there is no test for that.)
   const auto report = comm::simulate({.ranks = 3}, [&](comm::World& world) {
     const app::RunSpec spec = app::resolve(config_).value();
     const auto ops = kernels::make_cpu_ops(kernels::Isa::automatic).value();
