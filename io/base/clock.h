@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 namespace elaswave {
 
@@ -25,6 +26,9 @@ class RealClock final : public Clock {
   Nanoseconds now() const override;
   void sleep(Nanoseconds duration) override;
 };
+
+/// The calendar time now, "2026-11-21T10:00:00Z". THREADS: any.
+std::string utc_text();
 
 /// A point in time on some Clock after which a wait gives up. Every wait takes one.
 struct Deadline {

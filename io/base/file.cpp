@@ -13,20 +13,14 @@
 #include <utility>
 
 #include "io/base/log.h"
+#include "io/base/posix.h"
 
 namespace elaswave {
 namespace {
 
-// Linux moves at most 0x7ffff000 bytes a call; one GiB keeps well below on every system.
-constexpr std::int64_t kLargestCallBytes = std::int64_t{1} << 30;
-
-/// Repeats a system call that a signal interrupted.
-template <typename Call>
-auto retry(Call call) {
-  auto result = call();
-  while (result == -1 && errno == EINTR) result = call();
-  return result;
-}
+using posix::kLargestCallBytes;
+using posix::open_descriptor;
+using posix::retry;
 
 std::string_view remedy(int error_number) {
   switch (error_number) {
@@ -44,37 +38,12 @@ std::string_view remedy(int error_number) {
       return "raise the limit of open files (ulimit -n)";
     case EISDIR:
       return "name a file, not a directory";
+    case EEXIST:
+    case ENOTEMPTY:
+      return "remove or rename what is there";
     default:
       return "check the disk and the file system";
   }
-}
-
-Result<Descriptor> open_descriptor(const std::string& path, int flags, std::string_view purpose) {
-  Descriptor descriptor(retry([&] { return ::open(path.c_str(), flags | O_CLOEXEC, 0666); }));
-  if (!descriptor)
-    return fail(system_error(fmt::format("cannot open a file {}", purpose), path, errno));
-  struct stat status {};
-  if (::fstat(descriptor.get(), &status) != 0)
-    return fail(system_error("cannot examine a file", path, errno));
-  if (S_ISDIR(status.st_mode))
-    return fail(system_error(fmt::format("cannot open a file {}", purpose), path, EISDIR));
-  return descriptor;
-}
-
-std::string parent_directory(const std::string& path) {
-  const std::string parent = std::filesystem::path(path).parent_path().string();
-  return parent.empty() ? "." : parent;
-}
-
-// A rename is durable only after its directory is.
-Result<void> sync_directory(const std::string& path) {
-  Descriptor directory(
-      retry([&] { return ::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC); }));
-  if (!directory) return fail(system_error("cannot open a directory", path, errno));
-  // EINVAL: a file system without directory sync; then nothing better can be done.
-  if (retry([&] { return ::fsync(directory.get()); }) != 0 && errno != EINVAL)
-    return fail(system_error("cannot make a directory durable", path, errno));
-  return {};
 }
 
 }  // namespace
@@ -110,10 +79,7 @@ Result<File> File::append(const std::string& path) {
 }
 
 Result<std::int64_t> File::size_bytes() const {
-  struct stat status {};
-  if (::fstat(descriptor(), &status) != 0)
-    return fail(system_error("cannot examine a file", path_, errno));
-  return static_cast<std::int64_t>(status.st_size);
+  return posix::size_bytes(descriptor(), path_);
 }
 
 Result<std::int64_t> File::read_some(std::span<std::byte> out) {
@@ -163,11 +129,8 @@ Result<void> File::write_at(std::int64_t offset_bytes, std::span<const std::byte
 
 Result<void> File::reserve(std::int64_t offset_bytes, std::int64_t size_bytes) {
   if (size_bytes <= 0) return {};
-  const int error_number =
-      retry([&] { return ::posix_fallocate(descriptor(), offset_bytes, size_bytes); });
-  if (error_number != 0)
-    return fail(
-        system_error(fmt::format("cannot reserve {} bytes", size_bytes), path_, error_number));
+  const int error_number = posix::reserve(descriptor(), offset_bytes, size_bytes);
+  if (error_number != 0) return fail(posix::reserve_error(path_, size_bytes, error_number));
   return {};
 }
 
@@ -178,9 +141,7 @@ Result<void> File::resize(std::int64_t size_bytes) {
 }
 
 Result<void> File::sync() {
-  if (retry([&] { return ::fsync(descriptor()); }) != 0)
-    return fail(system_error("cannot make a file durable", path_, errno));
-  return {};
+  return posix::sync(descriptor(), path_);
 }
 
 Result<ReplacementFile> ReplacementFile::create(const std::string& final_path) {
@@ -206,7 +167,7 @@ Result<void> ReplacementFile::publish() {
   if (std::rename(file_.path().c_str(), final_path_.c_str()) != 0)
     return fail(system_error("cannot rename a finished file", final_path_, errno));
   state_ = State::over;
-  return sync_directory(parent_directory(final_path_));
+  return posix::sync_directory(posix::parent_directory(final_path_));
 }
 
 Result<MappedFile> MappedFile::open(const std::string& path) {

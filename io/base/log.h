@@ -24,5 +24,9 @@ template <typename... Args>
 void log_warn(fmt::format_string<Args...> format, Args&&... args) {
   log_line(LogLevel::warn, fmt::format(format, std::forward<Args>(args)...));
 }
+template <typename... Args>
+void log_error(fmt::format_string<Args...> format, Args&&... args) {
+  log_line(LogLevel::error, fmt::format(format, std::forward<Args>(args)...));
+}
 
 }  // namespace elaswave

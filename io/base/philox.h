@@ -22,6 +22,7 @@ enum class RandomUse : std::uint64_t {
   dropout_mlp_residual = 6,
   fingerprint = 7,
   test = 8,
+  token_choice = 9,
 };
 
 /// A named stream of random words: the Philox key and the upper half of its counter.
