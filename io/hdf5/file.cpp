@@ -2,115 +2,14 @@
 
 #include <hdf5.h>
 
-#include <limits>
 #include <type_traits>
 #include <utility>
 
 #include "io/base/log.h"
+#include "io/hdf5/handles.h"
 
 namespace elaswave::hdf5 {
 namespace {
-
-static_assert(std::is_same_v<hid_t, Id>, "HDF5 before 1.10 has narrower ids");
-static_assert(sizeof(hsize_t) == sizeof(std::int64_t));
-
-// The closers of the other kinds of ids.
-template <herr_t (*close_id)(hid_t)>
-struct IdTraits {
-  using handle_type = Id;
-  static handle_type null() { return -1; }
-  static void release(handle_type id) {
-    if (close_id(id) < 0) log_warn("closing an HDF5 id failed");
-  }
-};
-using Space = Unique<IdTraits<H5Sclose>>;
-using Type = Unique<IdTraits<H5Tclose>>;
-using Properties = Unique<IdTraits<H5Pclose>>;
-using Group = Unique<IdTraits<H5Gclose>>;
-using Object = Unique<IdTraits<H5Oclose>>;
-using Attribute = Unique<IdTraits<H5Aclose>>;
-using Dataset = Unique<IdTraits<H5Dclose>>;
-
-/// Keeps HDF5 from printing its error stack while alive: we turn it into an Error instead.
-class QuietErrors {
- public:
-  QuietErrors() {
-    H5Eget_auto2(H5E_DEFAULT, &print_, &data_);
-    H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
-  }
-  ~QuietErrors() { H5Eset_auto2(H5E_DEFAULT, print_, data_); }
-  QuietErrors(const QuietErrors&) = delete;
-  QuietErrors& operator=(const QuietErrors&) = delete;
-
- private:
-  H5E_auto2_t print_ = nullptr;
-  void* data_ = nullptr;
-};
-
-extern "C" herr_t append_description(unsigned, const H5E_error2_t* entry, void* text) {
-  auto& joined = *static_cast<std::string*>(text);
-  if (!joined.empty()) joined += "; ";
-  if (entry->desc != nullptr) joined += entry->desc;
-  return 0;
-}
-
-/// The error stack from the innermost cause outwards, in one line.
-std::string error_stack() {
-  std::string text;
-  H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, append_description, &text);
-  H5Eclear2(H5E_DEFAULT);
-  return text.empty() ? "HDF5 gives no reason" : text;
-}
-
-Error hdf5_error(std::string what, std::string where, Code code = Code::io) {
-  return {code, std::move(what), std::move(where), error_stack(),
-          code == Code::io ? "check the disk, its free space and the names"
-                           : "check that this is the file you mean, and that it is complete"};
-}
-
-template <typename Handle>
-Result<Handle> owned(Id id, std::string_view what, const std::string& where, Code code = Code::io) {
-  if (id < 0) return fail(hdf5_error(std::string(what), where, code));
-  return Handle(id);
-}
-
-std::string at(const std::string& path, const std::string& object) {
-  return path + ", " + object;
-}
-
-/// Creates missing parent groups.
-Result<Properties> parents_too(const std::string& where) {
-  EW_ASSIGN(Properties properties,
-            owned<Properties>(H5Pcreate(H5P_LINK_CREATE), "cannot make HDF5 properties", where));
-  if (H5Pset_create_intermediate_group(properties.get(), 1) < 0)
-    return fail(hdf5_error("cannot set HDF5 properties", where));
-  return properties;
-}
-
-Result<Type> utf8_text_type(const std::string& where) {
-  EW_ASSIGN(Type type, owned<Type>(H5Tcopy(H5T_C_S1), "cannot make an HDF5 type", where));
-  // Variable length UTF-8 is what h5py shows as str.
-  if (H5Tset_size(type.get(), H5T_VARIABLE) < 0 || H5Tset_cset(type.get(), H5T_CSET_UTF8) < 0)
-    return fail(hdf5_error("cannot make an HDF5 type", where));
-  return type;
-}
-
-Result<void> set_attribute(Id file, const std::string& path, const std::string& object,
-                           const std::string& name, Id type, const void* value) {
-  const QuietErrors quiet;
-  const std::string where = at(path, object) + "@" + name;
-  EW_ASSIGN(const Object owner, owned<Object>(H5Oopen(file, object.c_str(), H5P_DEFAULT),
-                                              "cannot open an HDF5 object", where));
-  EW_ASSIGN(const Space space,
-            owned<Space>(H5Screate(H5S_SCALAR), "cannot make an HDF5 space", where));
-  EW_ASSIGN(const Attribute attribute,
-            owned<Attribute>(
-                H5Acreate2(owner.get(), name.c_str(), type, space.get(), H5P_DEFAULT, H5P_DEFAULT),
-                "cannot create an HDF5 attribute", where));
-  if (H5Awrite(attribute.get(), type, value) < 0)
-    return fail(hdf5_error("cannot write an HDF5 attribute", where));
-  return {};
-}
 
 Result<Attribute> open_attribute(Id file, const std::string& path, const std::string& object,
                                  const std::string& name, H5T_class_t expected) {
@@ -179,16 +78,6 @@ Result<Properties> file_access(const std::string& where) {
   return access;
 }
 
-Result<Properties> contiguous_early(const std::string& where) {
-  EW_ASSIGN(Properties creation,
-            owned<Properties>(H5Pcreate(H5P_DATASET_CREATE), "cannot make HDF5 properties", where));
-  if (H5Pset_layout(creation.get(), H5D_CONTIGUOUS) < 0 ||
-      H5Pset_alloc_time(creation.get(), H5D_ALLOC_TIME_EARLY) < 0 ||
-      H5Pset_fill_time(creation.get(), H5D_FILL_TIME_NEVER) < 0)
-    return fail(hdf5_error("cannot set HDF5 properties", where));
-  return creation;
-}
-
 }  // namespace
 
 /// Room for data_bytes and the metadata around them, before HDF5 plans with it.
@@ -247,18 +136,8 @@ Result<DatasetWriter> Writer::create_f32(const std::string& name,
   DatasetWriter writer;
   writer.file_ = &state_->replacement.file();
   writer.dims_.assign(dims.begin(), dims.end());
-  writer.elems_ = 1;
-  for (const std::int64_t dim : dims) {
-    EW_CHECK(dim >= 1 && writer.elems_ <= std::numeric_limits<std::int64_t>::max() / 4 / dim,
-             "a dim of {} in {}", dim, name);
-    writer.elems_ *= dim;
-  }
-  const std::vector<hsize_t> extent(dims.begin(), dims.end());
-  EW_ASSIGN(const Space space,
-            owned<Space>(dims.empty() ? H5Screate(H5S_SCALAR)
-                                      : H5Screate_simple(static_cast<int>(dims.size()),
-                                                         extent.data(), nullptr),
-                         "cannot make an HDF5 space", where));
+  writer.elems_ = checked_elems(dims, name);
+  EW_ASSIGN(const Space space, space_of(dims, where));
   EW_TRY(reserve_behind_end(*state_, 4 * writer.elems_));
   EW_ASSIGN(const Properties links, parents_too(where));
   EW_ASSIGN(const Properties creation, contiguous_early(where));
@@ -266,10 +145,7 @@ Result<DatasetWriter> Writer::create_f32(const std::string& name,
             owned<Dataset>(H5Dcreate2(state_->file.get(), name.c_str(), H5T_IEEE_F32LE, space.get(),
                                       links.get(), creation.get(), H5P_DEFAULT),
                            "cannot create an HDF5 dataset", where));
-  const haddr_t offset = H5Dget_offset(dataset.get());
-  if (offset == HADDR_UNDEF)
-    return fail(hdf5_error("an HDF5 dataset has no place in the file", where));
-  writer.offset_bytes_ = static_cast<std::int64_t>(offset);
+  EW_ASSIGN(writer.offset_bytes_, data_offset(dataset, where));
   return writer;
 }
 
@@ -289,28 +165,21 @@ Result<void> Writer::write_f32(const std::string& name, std::span<const std::int
 
 Result<void> Writer::set_text(const std::string& object, const std::string& name,
                               std::string_view text) {
-  EW_ASSIGN(const Type type, utf8_text_type(at(state_->replacement.final_path(), object)));
-  const std::string terminated(text);
-  const char* value = terminated.c_str();
-  return set_attribute(state_->file.get(), state_->replacement.final_path(), object, name,
-                       type.get(), &value);
+  return set_attribute({state_->file.get(), state_->replacement.final_path(), object, name}, text);
 }
 
 Result<void> Writer::set_i64(const std::string& object, const std::string& name,
                              std::int64_t value) {
-  return set_attribute(state_->file.get(), state_->replacement.final_path(), object, name,
-                       H5T_NATIVE_INT64, &value);
+  return set_attribute({state_->file.get(), state_->replacement.final_path(), object, name}, value);
 }
 
 Result<void> Writer::set_u64(const std::string& object, const std::string& name,
                              std::uint64_t value) {
-  return set_attribute(state_->file.get(), state_->replacement.final_path(), object, name,
-                       H5T_NATIVE_UINT64, &value);
+  return set_attribute({state_->file.get(), state_->replacement.final_path(), object, name}, value);
 }
 
 Result<void> Writer::set_f64(const std::string& object, const std::string& name, double value) {
-  return set_attribute(state_->file.get(), state_->replacement.final_path(), object, name,
-                       H5T_NATIVE_DOUBLE, &value);
+  return set_attribute({state_->file.get(), state_->replacement.final_path(), object, name}, value);
 }
 
 Result<void> Writer::close() {
