@@ -19,6 +19,8 @@ using Arguments = std::span<const std::string>;
 Result<int> train_command(Arguments arguments);
 Result<int> data_command(Arguments arguments);
 Result<int> launch_command(Arguments arguments);
+Result<int> checkpoint_command(Arguments arguments);
+
 
 /// `elaswave --version`: program, libraries, backends, numeric class.
 std::string version_text();
