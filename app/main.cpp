@@ -27,11 +27,12 @@ Result<int> help_markdown(Arguments) {
   return 0;
 }
 
-constexpr std::array<Command, 4> kCommands = {{
+constexpr std::array<Command, 5> kCommands = {{
     {"train", "train a model (alone, or as a rank under a launcher)", train_command},
     {"launch", "launch -n N -- train ...: N ranks on this host", launch_command},
     {"data", "prepare, inspect and verify token files", data_command},
     {"checkpoint", "list, inspect, verify, compare and export checkpoints", checkpoint_command},
+    {"generate", "continue a text with the model of a checkpoint", generate_command},
 }};
 // For scripts/readme_table.sh; of no use to a person.
 constexpr Command kHelpMarkdown = {"help-markdown", "", help_markdown};

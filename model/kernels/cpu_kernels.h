@@ -66,6 +66,7 @@ void layernorm_forward(const CpuContext&, const NormKernels&, const LayerNormFor
 void layernorm_backward(const CpuContext&, const NormKernels&, const LayerNormBackward&);
 void attention_forward(const CpuContext&, const AttentionKernels&, const AttentionForward&);
 void attention_backward(const CpuContext&, const AttentionKernels&, const AttentionBackward&);
+void attention_cached(const CpuContext&, const CachedAttentionKernels&, const AttentionCached&);
 void gelu_forward(const CpuContext&, const ElementwiseKernels&, const GeluForward&);
 void gelu_backward(const CpuContext&, const ElementwiseKernels&, const GeluBackward&);
 void residual_forward(const CpuContext&, const ElementwiseKernels&, const ResidualForward&);

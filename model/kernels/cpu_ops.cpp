@@ -18,6 +18,7 @@ struct IsaTables {
   const ElementwiseKernels& elementwise;
   const NormKernels& norm;
   const AttentionKernels& attention;
+  const CachedAttentionKernels& cached_attention;
   const GemmSimd& gemm;
 };
 
@@ -28,12 +29,14 @@ IsaTables tables_of(Isa isa) {
             elementwise_kernels_avx512(),
             norm_kernels_avx512(),
             attention_kernels_avx512(),
+            cached_attention_kernels_avx512(),
             gemm_simd_avx512};
   return {"avx2",
           dnnl_cpu_isa_avx2,
           elementwise_kernels_avx2(),
           norm_kernels_avx2(),
           attention_kernels_avx2(),
+          cached_attention_kernels_avx2(),
           gemm_simd_avx2};
 }
 
@@ -67,6 +70,9 @@ class CpuOps final : public Ops {
   }
   void attention_backward(Stream& stream, const AttentionBackward& args) override {
     kernels::attention_backward(context(stream), tables_.attention, args);
+  }
+  void attention_cached(Stream& stream, const AttentionCached& args) override {
+    kernels::attention_cached(context(stream), tables_.cached_attention, args);
   }
   void gelu_forward(Stream& stream, const GeluForward& args) override {
     kernels::gelu_forward(context(stream), tables_.elementwise, args);

@@ -133,6 +133,18 @@ struct AttentionBackward {
   Mat dqkv_N3C;
 };
 
+/// Attention of N new positions of one sequence, for inference: the rows of k and v are first
+/// copied into the cache (rows past .. past + N - 1), then each new position attends to all rows up
+/// to its own. Rows beyond are not read. A position's result depends on the positions before it
+/// alone, not on how they are cut into calls.
+struct AttentionCached {
+  ConstMat qkv_N3C;
+  std::int64_t past = 0;  // positions in the cache already
+  std::int64_t H = 0;
+  Mat keys_TC, values_TC;  // T is the capacity, at least past + N; heads contiguous
+  Mat out_NC;
+};
+
 /// 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) (Hendrycks and Gimpel, arXiv 1606.08415, the
 /// tanh form of GPT-2).
 struct GeluForward {
@@ -217,6 +229,7 @@ class Ops {
   virtual void linear_backward_weight(Stream&, const LinearBackwardWeight&) = 0;
   virtual void attention_forward(Stream&, const AttentionForward&) = 0;
   virtual void attention_backward(Stream&, const AttentionBackward&) = 0;
+  virtual void attention_cached(Stream&, const AttentionCached&) = 0;
   virtual void gelu_forward(Stream&, const GeluForward&) = 0;
   virtual void gelu_backward(Stream&, const GeluBackward&) = 0;
   virtual void residual_forward(Stream&, const ResidualForward&) = 0;

@@ -104,11 +104,29 @@ struct AttentionKernels {
   void (*backward)(const AttentionHeadBackward& head);
 };
 
+/// Consecutive new positions of one head against cached keys and values. The first of them attends
+/// to `first_keys` rows, each further one to one row more.
+struct CachedAttentionRows {
+  const float* q = nullptr;
+  const float *keys = nullptr, *values = nullptr;
+  float* out = nullptr;
+  std::int64_t q_stride = 0, keys_stride = 0, values_stride = 0, out_stride = 0;
+  std::int64_t rows = 0, first_keys = 0, D = 0;
+  float scale = 1;           // of scores
+  float* scratch = nullptr;  // scratch_elems(first_keys + rows - 1, D)
+};
+struct CachedAttentionKernels {
+  std::int64_t (*scratch_elems)(std::int64_t keys, std::int64_t D);
+  void (*rows)(const CachedAttentionRows& rows);
+};
+
 const ElementwiseKernels& elementwise_kernels_avx2();
 const ElementwiseKernels& elementwise_kernels_avx512();
 const NormKernels& norm_kernels_avx2();
 const NormKernels& norm_kernels_avx512();
 const AttentionKernels& attention_kernels_avx2();
 const AttentionKernels& attention_kernels_avx512();
+const CachedAttentionKernels& cached_attention_kernels_avx2();
+const CachedAttentionKernels& cached_attention_kernels_avx512();
 
 }  // namespace elaswave::kernels
