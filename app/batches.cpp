@@ -27,8 +27,7 @@ Result<void> Batches::read_sample(std::int64_t slot, std::int64_t sample) {
 
 Result<layers::MicroBatch> Batches::training(Step step, std::int64_t index, float dropout) {
   for (std::int64_t slot = 0; slot < micro_batch_; ++slot) {
-    const std::int64_t position =
-        data::sample_position(raw(step), global_batch_, index * micro_batch_ + slot);
+    const std::int64_t position = first_position(step) + index * micro_batch_ + slot;
     positions_B_[static_cast<std::size_t>(slot)] = position;
     EW_TRY(read_sample(slot, sampler_.sample_at(position)));
   }

@@ -26,16 +26,31 @@ class Batches {
   /// Micro-batches that in_order() can read without reading a sample twice; at least 1.
   std::int64_t in_order_count() const;
   std::uint64_t sample_hash(Step step) const {
-    return sampler_.sample_hash(raw(step), global_batch_);
+    return sampler_.hash_of_positions(first_position(step), global_batch_);
   }
+
+  /// Goes on after `step`, when `samples` had been consumed: a resumed run may have changed its
+  /// global batch.
+  void resume_after(Step step, std::int64_t samples) {
+    resumed_ = step;
+    resumed_samples_ = samples;
+  }
+  /// Samples consumed once `step` is done.
+  std::int64_t samples_after(Step step) const { return first_position(next(step)); }
 
  private:
   Result<void> read_sample(std::int64_t slot, std::int64_t sample);
+  /// Position of the first sample of a step in the run's sample order.
+  std::int64_t first_position(Step step) const {
+    return resumed_samples_ + (raw(step) - raw(resumed_) - 1) * global_batch_;
+  }
 
   const data::TokenSet& tokens_;
   data::Sampler sampler_;
   std::uint64_t seed_;
   std::int64_t context_, vocab_, micro_batch_, global_batch_;
+  Step resumed_{};
+  std::int64_t resumed_samples_ = 0;
   std::vector<std::int64_t> positions_B_;
   std::vector<std::int32_t> ids_N_, targets_N_, sample_;
 };

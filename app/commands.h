@@ -22,6 +22,8 @@ Result<int> launch_command(Arguments arguments);
 Result<int> checkpoint_command(Arguments arguments);
 Result<int> generate_command(Arguments arguments);
 
+/// "elaswave 0.1.0".
+std::string program_name();
 
 /// `elaswave --version`: program, libraries, backends, numeric class.
 std::string version_text();

@@ -47,7 +47,17 @@ struct Config {
     std::int64_t val_batches = 20;    // micro-batches of a validation pass; 0: the whole file
     bool val_last = true;             // also after the last step when data.val is given
     std::string dump_state;           // file; empty: none
+    bool fresh = false;               // start at step 0 although there are checkpoints
   } train;
+
+  struct Checkpoint {
+    std::string dir;              // empty: log.dir; no checkpoints when both are empty
+    std::int64_t every = 0;       // steps; 0: never (but see last)
+    bool last = true;             // also after the last step
+    std::int64_t keep = 3;        // newest ones
+    std::int64_t keep_every = 0;  // multiples of so many steps are kept for ever; 0: none
+    bool verify = true;           // read back before it counts
+  } checkpoint;
 
   struct Numerics {
     std::string mode = "exact";  // exact | fast

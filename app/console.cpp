@@ -99,6 +99,13 @@ void Console::finish(const RunSummary& summary) {
   }
   text += fmt::format("all ranks: {} micro-batches computed, {} optimizer bytes owned\n",
                       micro_batches, bytes);
+  const CheckpointCounts& checkpoints = summary.checkpoints;
+  if (checkpoints.bytes > 0)
+    text +=
+        fmt::format("checkpoints: {} durable, {} skipped, {} failed; training waited {:.1f} ms\n",
+                    checkpoints.durable, checkpoints.skipped, checkpoints.failed,
+                    static_cast<double>(checkpoints.blocked) / static_cast<double>(kMillisecond));
+  if (!summary.durable) text += "the last checkpoint that was wanted is NOT on disk\n";
   text +=
       fmt::format("{} step={} loss={:.6f} digest={:016x}\n", summary.stopped ? "stopped" : "done",
                   raw(summary.last_step), summary.loss, summary.digest);

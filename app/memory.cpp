@@ -37,9 +37,10 @@ std::string bytes_text(double bytes) {
 
 std::string MemoryUse::text() const {
   return fmt::format(
-      "weights {}, gradient sums {}, optimizer and log {}, activations {}, logits {}",
+      "weights {}, gradient sums {}, optimizer and log {}, activations {}, logits {}, checkpoint "
+      "{}",
       bytes_text(working), bytes_text(sums), bytes_text(optimizer), bytes_text(activations),
-      bytes_text(logits));
+      bytes_text(logits), bytes_text(checkpoint));
 }
 
 MemoryUse estimate_memory(const RunSpec& spec, std::int64_t world_size) {
@@ -57,6 +58,8 @@ MemoryUse estimate_memory(const RunSpec& spec, std::int64_t world_size) {
   // scratch.
   use.activations = kFloat * N * (L * (16 * C + 4 + H) + 10 * C + 3);
   use.logits = kFloat * std::min(N, static_cast<double>(kernels::kLossChunkTokens)) * V;
+  // A copy of master weights and moments, for the writer beside training.
+  if (!spec.checkpoint.directory.empty()) use.checkpoint = use.optimizer * 3 / 4;
   return use;
 }
 

@@ -11,8 +11,8 @@ namespace elaswave::app {
 
 /// Memory of one rank by purpose, bytes.
 struct MemoryUse {
-  double working = 0, sums = 0, optimizer = 0, activations = 0, logits = 0;
-  double total() const { return working + sums + optimizer + activations + logits; }
+  double working = 0, sums = 0, optimizer = 0, activations = 0, logits = 0, checkpoint = 0;
+  double total() const { return working + sums + optimizer + activations + logits + checkpoint; }
   /// "weights 475.0 MiB, gradient sums 950.0 MiB, ..."
   std::string text() const;
 };

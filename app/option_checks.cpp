@@ -56,12 +56,24 @@ Result<void> check_validation(const Settings& settings) {
                .fix = "give --data.val=FILE, or train.val_every=0"});
 }
 
+Result<void> check_checkpoints(const Settings& settings) {
+  const Config& config = settings.config;
+  if (config.checkpoint.every == 0 || !config.checkpoint.dir.empty() || !config.log.dir.empty())
+    return {};
+  return fail({.code = Code::usage,
+               .what = "checkpoint.every asks for checkpoints but there is no place for them",
+               .where = both(settings, "checkpoint.every", "log.dir"),
+               .why = "neither log.dir nor checkpoint.dir is set",
+               .fix = "give --log.dir=DIR, or checkpoint.every=0"});
+}
+
 }  // namespace
 
 Result<void> cross_check(const Settings& settings) {
   EW_TRY(check_batch(settings));
   EW_TRY(check_learning_rate(settings));
   EW_TRY(check_validation(settings));
+  EW_TRY(check_checkpoints(settings));
   auto spec = resolve(settings.config);
   if (spec) return {};
   Error error = std::move(spec).error();

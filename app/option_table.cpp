@@ -283,6 +283,61 @@ void add_validation(std::vector<Option>& table) {
                    {},
                    ResumeClass::free,
                    "write the final state to this HDF5 file; empty: do not"});
+  table.push_back({"train.fresh",
+                   field<kTrain, &T::fresh>,
+                   "",
+                   {},
+                   {},
+                   ResumeClass::free,
+                   "start at step 0; checkpoints that are there are renamed out of the way"});
+}
+
+void add_checkpoint(std::vector<Option>& table) {
+  using P = Config::Checkpoint;
+  constexpr auto kCheckpoint = &Config::checkpoint;
+  const auto free = ResumeClass::free;
+  table.push_back({"checkpoint.dir",
+                   field<kCheckpoint, &P::dir>,
+                   "",
+                   {},
+                   {},
+                   free,
+                   "directory that gets checkpoints/; empty: log.dir; neither: no checkpoints"});
+  table.push_back({"checkpoint.every",
+                   field<kCheckpoint, &P::every>,
+                   "steps",
+                   at_least(0),
+                   {},
+                   free,
+                   "between checkpoints; 0: never (but see last)"});
+  table.push_back({"checkpoint.last",
+                   field<kCheckpoint, &P::last>,
+                   "",
+                   {},
+                   {},
+                   free,
+                   "take a checkpoint after the last step"});
+  table.push_back({"checkpoint.keep",
+                   field<kCheckpoint, &P::keep>,
+                   "checkpoints",
+                   at_least(1),
+                   {},
+                   free,
+                   "newest ones that stay"});
+  table.push_back({"checkpoint.keep_every",
+                   field<kCheckpoint, &P::keep_every>,
+                   "steps",
+                   at_least(0),
+                   {},
+                   free,
+                   "checkpoints of multiples of this stay for ever; 0: none"});
+  table.push_back({"checkpoint.verify",
+                   field<kCheckpoint, &P::verify>,
+                   "",
+                   {},
+                   {},
+                   free,
+                   "read back what was written before a checkpoint counts"});
 }
 
 void add_machine(std::vector<Option>& table) {
@@ -373,6 +428,7 @@ std::vector<Option> make_table() {
   add_schedule(table);
   add_optimizer(table);
   add_validation(table);
+  add_checkpoint(table);
   add_machine(table);
   add_log(table);
   return table;

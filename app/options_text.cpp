@@ -18,10 +18,10 @@ std::string_view name_of(const Option& option) {
 
 std::string_view section_title(std::string_view section) {
   constexpr std::pair<std::string_view, std::string_view> kTitles[] = {
-      {"model", "what is trained"},        {"data", "what it is trained on"},
-      {"train", "how it is trained"},      {"numerics", "how sums are taken"},
-      {"device", "what computes"},         {"comm", "messages between ranks"},
-      {"log", "what is shown and written"}};
+      {"model", "what is trained"},       {"data", "what it is trained on"},
+      {"train", "how it is trained"},     {"checkpoint", "what is kept on disk"},
+      {"numerics", "how sums are taken"}, {"device", "what computes"},
+      {"comm", "messages between ranks"}, {"log", "what is shown and written"}};
   for (const auto& [name, title] : kTitles)
     if (name == section) return title;
   return "";

@@ -87,6 +87,14 @@ Result<RunSpec> resolve(const Config& config) {
   spec.val_batches = train.val_batches;
   spec.val_last = train.val_last;
   spec.digest_every = config.log.digest_every;
+  const std::string& directory =
+      config.checkpoint.dir.empty() ? config.log.dir : config.checkpoint.dir;
+  spec.checkpoint = {.directory = directory.empty() ? "" : directory + "/checkpoints",
+                     .every = config.checkpoint.every,
+                     .last = config.checkpoint.last,
+                     .keep = config.checkpoint.keep,
+                     .keep_every = config.checkpoint.keep_every,
+                     .verify = config.checkpoint.verify};
   spec.timeout = config.comm.timeout_ms * kMillisecond;
   if (spec.sum_mode == zero::SumMode::exact) EW_TRY(check_exact_sums(spec, train.epsilon));
   return spec;
@@ -103,7 +111,8 @@ std::uint64_t RunSpec::recipe_hash() const {
                                lr.wsd_decay_fraction, adamw.beta1, adamw.beta2, adamw.epsilon,
                                adamw.weight_decay, adamw.clip, micro_batch, micro_batches, steps,
                                stop_at, val_every, val_batches) +
-                   fmt::format("{} {}", val_last, digest_every));
+                   fmt::format("{} {} | {} {} {}", val_last, digest_every,
+                               !checkpoint.directory.empty(), checkpoint.every, checkpoint.last));
 }
 
 }  // namespace elaswave::app

@@ -15,6 +15,15 @@ namespace elaswave::app {
 
 enum class NonFinite { stop, skip };
 
+/// Equal on all ranks: taking a checkpoint is collective.
+struct CheckpointSpec {
+  std::string directory;  // that holds step-*; empty: no checkpoints
+  std::int64_t every = 0;
+  bool last = true;
+  std::int64_t keep = 3, keep_every = 0;
+  bool verify = true;
+};
+
 struct RunSpec {
   spec::ModelConfig model;
   DType storage = DType::f32;
@@ -30,6 +39,7 @@ struct RunSpec {
   std::int64_t val_batches = 0;  // micro-batches; 0: the whole file
   bool val_last = true;
   std::int64_t digest_every = 0;
+  CheckpointSpec checkpoint;
   Nanoseconds timeout = 0;  // of any single wait
 
   std::int64_t global_batch() const { return micro_batch * micro_batches; }

@@ -9,12 +9,15 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <random>
 #include <thread>
 
+#include "app/commands.h"
 #include "app/console.h"
 #include "app/exit_report.h"
 #include "app/launch_rules.h"
 #include "app/memory.h"
+#include "app/resume.h"
 #include "app/start.h"
 #include "app/trainer.h"
 #include "io/base/hash.h"
@@ -81,6 +84,8 @@ struct LocalSetup {
   std::unique_ptr<kernels::Ops> ops;
   std::unique_ptr<device::CpuStream> stream;
   std::optional<data::TokenSet> train, val;
+  std::unique_ptr<FileSystem> files = make_file_system();
+  std::optional<CheckpointSetup> checkpoint;
   std::unique_ptr<Trainer> trainer;
   MemoryUse memory;
   StartIdentity identity;
@@ -115,12 +120,34 @@ Result<void> build(const Settings& settings, comm::World& world, LocalSetup& set
             gpt::fingerprint(*setup.ops, *setup.stream, setup.spec.model, setup.spec.micro_batch,
                              setup.spec.storage));
   lap("fingerprint");
-  EW_ASSIGN(setup.trainer, Trainer::create(setup.spec, {.world = world,
-                                                        .ops = *setup.ops,
-                                                        .stream = *setup.stream,
-                                                        .train = *setup.train,
-                                                        .val = setup.val ? &*setup.val : nullptr,
-                                                        .stop = stop_requested}));
+  if (!setup.spec.checkpoint.directory.empty()) {
+    const CheckpointSpec& spec = setup.spec.checkpoint;
+    setup.checkpoint.emplace(CheckpointSetup{
+        .files = *setup.files,
+        .directory = spec.directory,
+        .every = spec.every,
+        .last = spec.last,
+        .verify = spec.verify,
+        .retention = {.keep = spec.keep, .keep_every = spec.keep_every},
+        .writer = program_name(),
+        .created = utc_text,
+        .config = effective_config(config, setup.spec),
+        .facts = manifest_facts({.train_fingerprint = setup.train->fingerprint(),
+                                 .val_fingerprint = setup.val ? setup.val->fingerprint() : 0,
+                                 .tokenizer = setup.train->tokenizer(),
+                                 .numeric_class = setup.ops->numeric_class(),
+                                 .fingerprint = fingerprint,
+                                 .ranks = world.size()})});
+  }
+  EW_ASSIGN(
+      setup.trainer,
+      Trainer::create(setup.spec, {.world = world,
+                                   .ops = *setup.ops,
+                                   .stream = *setup.stream,
+                                   .train = *setup.train,
+                                   .val = setup.val ? &*setup.val : nullptr,
+                                   .stop = stop_requested,
+                                   .checkpoint = setup.checkpoint ? &*setup.checkpoint : nullptr}));
   lap("weights");
   setup.identity = {
       .numeric_class = setup.ops->numeric_class(),
@@ -147,8 +174,20 @@ std::optional<Error> set_up(const Settings& settings, comm::World& world, LocalS
   }
 }
 
+std::string checkpoint_row(const RunSpec& spec, const std::optional<Restored>& restored) {
+  const CheckpointSpec& checkpoint = spec.checkpoint;
+  if (checkpoint.directory.empty()) return "none: neither log.dir nor checkpoint.dir is set";
+  const std::string when =
+      checkpoint.every > 0
+          ? fmt::format("every {} steps", checkpoint.every)
+          : std::string(checkpoint.last ? "after the last step" : "only when asked to stop");
+  return fmt::format("{}, in {}; {}", when, checkpoint.directory,
+                     restored ? fmt::format("going on after step {}", raw(restored->manifest.step))
+                              : std::string("starting at step 0"));
+}
+
 Console::Rows start_rows(const Settings& settings, const LocalSetup& setup,
-                         const comm::World& world) {
+                         const std::optional<Restored>& restored, const comm::World& world) {
   const RunSpec& spec = setup.spec;
   const spec::ModelConfig& model = spec.model;
   std::string timeline;
@@ -178,6 +217,7 @@ Console::Rows start_rows(const Settings& settings, const LocalSetup& setup,
                                setup.identity.numeric_class, setup.identity.fingerprint)},
       {"memory (a rank)",
        fmt::format("{}: {}", bytes_text(setup.memory.total()), setup.memory.text())},
+      {"checkpoints", checkpoint_row(spec, restored)},
       {"steps", fmt::format("{}, seed {}", spec.steps, spec.seed)},
       {"launcher", launcher_note()},
       {"start", timeline},
@@ -243,11 +283,12 @@ Result<void> move_aside(const std::filesystem::path& path) {
                .fix = "give another log.dir"});
 }
 
-Result<std::optional<metrics::MetricsLog>> open_log(const Settings& settings) {
+/// A resumed run goes on in its own file; the lines of steps that will be run again are dropped.
+Result<std::optional<metrics::MetricsLog>> open_log(const Settings& settings, Step resumed) {
   const std::filesystem::path directory = settings.config.log.dir;
   if (directory.empty()) return std::nullopt;
-  EW_TRY(move_aside(directory / "metrics.jsonl"));
-  EW_ASSIGN(metrics::MetricsLog log, metrics::MetricsLog::open(directory.string(), Step{0}));
+  if (resumed == Step{0}) EW_TRY(move_aside(directory / "metrics.jsonl"));
+  EW_ASSIGN(metrics::MetricsLog log, metrics::MetricsLog::open(directory.string(), resumed));
   const std::filesystem::path path = directory / "config.toml";
   std::ofstream file(path);
   file << config_toml(settings);
@@ -258,6 +299,66 @@ Result<std::optional<metrics::MetricsLog>> open_log(const Settings& settings) {
                  .why = "the system refused",
                  .fix = "check permissions and free space of log.dir"});
   return std::optional<metrics::MetricsLog>(std::move(log));
+}
+
+/// COLLECTIVE. What the reporter draws: the run's identity, should it be a new one, and the
+/// session.
+Result<void> draw_identity(comm::World& world, CheckpointSetup& setup, Nanoseconds timeout) {
+  std::array<std::uint64_t, 3> words{};
+  if (world.world_rank() == 0) {
+    std::random_device source;
+    for (std::uint64_t& word : words) word = std::uint64_t{source()} << 32 | source();
+  }
+  EW_TRY(comm::broadcast(world, comm::everyone(world), 0, std::as_writable_bytes(std::span(words)),
+                         "run identity", Deadline::after(world.clock(), timeout)));
+  setup.session = words[0];
+  setup.run = fmt::format("{:016x}{:016x}", words[1], words[2]);
+  return {};
+}
+
+/// COLLECTIVE. Goes on from the newest checkpoint, if there is one, and says what has changed.
+Result<std::optional<Restored>> resume(const Settings& settings, comm::World& world,
+                                       LocalSetup& setup, Nanoseconds timeout) {
+  if (!setup.checkpoint) return std::optional<Restored>();
+  const bool reporter = world.world_rank() == 0;
+  EW_TRY(draw_identity(world, *setup.checkpoint, timeout));
+  std::optional<Error> failure;
+  if (reporter)
+    if (auto prepared =
+            prepare_checkpoints(*setup.files, setup.checkpoint->directory,
+                                settings.config.train.fresh ? Start::fresh : Start::resume);
+        !prepared)
+      failure = std::move(prepared).error();
+  EW_TRY(agree_start(world, failure, setup.identity, timeout));
+  return setup.trainer->resume(
+      [&](const checkpoint::Manifest& manifest, const std::string& path) -> Result<void> {
+        const auto changes =
+            config_changes(manifest, setup.checkpoint->config, setup.checkpoint->facts);
+        if (reporter && !changes.empty()) {
+          std::string text;
+          for (const ConfigChange& change : changes) text += "\n  " + change.text();
+          const bool grave = changes.front().resume != ResumeClass::free;
+          log_line(grave ? LogLevel::warn : LogLevel::info,
+                   fmt::format("{} was made with other values:{}", path, text));
+        }
+        return check_changes(changes, path);
+      });
+}
+
+/// What went wrong with the disk never stops training; the exit code tells.
+int exit_code_of(const RunSummary& summary) {
+  if (!summary.durable) return exit_code(Code::not_durable);
+  return summary.stopped ? exit_code(Code::stopped) : 0;
+}
+
+/// Diagnostics go to stderr; stdout is the console's.
+void start_log(const Config& config) {
+  const LogLevel level = config.log.level == "debug"  ? LogLevel::debug
+                         : config.log.level == "info" ? LogLevel::info
+                         : config.log.level == "warn" ? LogLevel::warn
+                                                      : LogLevel::error;
+  const LaunchedAs as = launched_as();
+  configure_log(level, as.world_size > 1 ? fmt::format("rank {}", as.world_rank) : "elaswave");
 }
 
 ConsoleMode console_mode(const Config& config) {
@@ -271,6 +372,7 @@ ConsoleMode console_mode(const Config& config) {
 Result<int> run_train(const Settings& settings) {
   const Config& config = settings.config;
   block_stop_signals();
+  start_log(config);  // before there are threads
   // Declared before the world: when something fails, the world's communication thread must have
   // ended before the memory it may still read and write goes.
   LocalSetup setup;
@@ -282,9 +384,10 @@ Result<int> run_train(const Settings& settings) {
   std::optional<Error> failure = set_up(settings, *world, setup);
   EW_TRY(agree_start(*world, failure, setup.identity, timeout));
   // Files only once it is clear that there will be a run.
+  EW_ASSIGN(const std::optional<Restored> restored, resume(settings, *world, setup, timeout));
   std::optional<metrics::MetricsLog> log;
   if (reporter) {
-    auto opened = open_log(settings);
+    auto opened = open_log(settings, restored ? restored->manifest.step : Step{0});
     if (opened)
       log = *std::move(opened);
     else
@@ -293,7 +396,7 @@ Result<int> run_train(const Settings& settings) {
   EW_TRY(agree_start(*world, failure, setup.identity, timeout));
 
   Console console(console_mode(config), config.log.every, setup.spec);
-  if (reporter) console.table(start_rows(settings, setup, *world));
+  if (reporter) console.table(start_rows(settings, setup, restored, *world));
   SilentObserver silent;
   Reporter reports(console, std::move(log));
   StepObserver& observer = reporter ? static_cast<StepObserver&>(reports) : silent;
@@ -303,7 +406,7 @@ Result<int> run_train(const Settings& settings) {
   if (reporter) console.finish(summary);  // also when the dump failed: the run itself is done
   EW_TRY(dumped);
   EW_TRY(world->close(Deadline::after(world->clock(), timeout)));
-  return summary.stopped ? exit_code(Code::stopped) : 0;
+  return exit_code_of(summary);
 }
 
 }  // namespace elaswave::app

@@ -46,7 +46,17 @@ Result<std::unique_ptr<Trainer>> Trainer::create(const RunSpec& spec, const Trai
   const layout::BlockTable blocks = spec::Inventory(spec.model, spec.storage).blocks();
   EW_ASSIGN(layout::Plan plan, plan::healthy_plan(blocks, parts.world.size(), spec.micro_batches,
                                                   parts.world.generation()));
-  return std::unique_ptr<Trainer>(new Trainer(spec, parts, std::move(plan)));
+  std::unique_ptr<Trainer> trainer(new Trainer(spec, parts, std::move(plan)));
+  if (parts.checkpoint != nullptr) {
+    EW_ASSIGN(trainer->checkpointer_, Checkpointer::create({.setup = *parts.checkpoint,
+                                                            .world = parts.world,
+                                                            .group = trainer->group_,
+                                                            .inventory = trainer->inventory_,
+                                                            .blocks = trainer->blocks_,
+                                                            .shard = trainer->shard_,
+                                                            .timeout = spec.timeout}));
+  }
+  return trainer;
 }
 
 Trainer::Trainer(const RunSpec& spec, const TrainerParts& parts, layout::Plan plan)
@@ -75,16 +85,54 @@ Trainer::Trainer(const RunSpec& spec, const TrainerParts& parts, layout::Plan pl
   gpt::initialize(parts.stream, inventory_, blocks_, spec.seed, shard_, working_);
 }
 
+Result<std::optional<Restored>> Trainer::resume(const Accept& accept) {
+  if (!checkpointer_) return std::optional<Restored>();
+  EW_ASSIGN(std::optional<Restored> restored, restore({.world = parts_.world,
+                                                       .group = group_,
+                                                       .files = parts_.checkpoint->files,
+                                                       .directory = parts_.checkpoint->directory,
+                                                       .inventory = inventory_,
+                                                       .blocks = blocks_,
+                                                       .shard = shard_,
+                                                       .timeout = spec_.timeout,
+                                                       .accept = accept}));
+  if (restored) EW_TRY(adopt(restored->manifest));
+  return restored;
+}
+
+Result<void> Trainer::adopt(const checkpoint::Manifest& manifest) {
+  for (const zero::OwnedBlock& owned : shard_.owned()) {
+    const layout::Block& block = blocks_.block(owned.block);
+    gpt::store_working(shard_.master(owned), inventory_.tensor(block.tensor).storage,
+                       working_.bytes(block));
+  }
+  updates_ = manifest.updates;
+  batches_.resume_after(manifest.step, manifest.samples);
+  checkpointer_->resumed_from(manifest);
+  last_ = {.record = {.version = shard_.version, .loss = manifest.loss},
+           .samples = manifest.samples,
+           .tokens = manifest.tokens};
+  if (!manifest.digest) return {};
+  EW_ASSIGN(last_.digest, digest());
+  if (last_.digest == manifest.digest) return {};
+  return fail(
+      {.code = Code::corrupt,
+       .what = "the state as loaded is not the state that was saved",
+       .where = checkpoint::step_name(manifest.step),
+       .why = fmt::format("state digest {:016x}, saved {:016x}", *last_.digest, *manifest.digest),
+       .fix = "report this: every piece matched its checksum"});
+}
+
 Result<RunSummary> Trainer::run(StepObserver& observer) {
   gatherer_.start(shard_.version);
-  StepReport last;
-  for (Step step{1}; raw(step) <= spec_.steps; step = next(step)) {
-    EW_ASSIGN(last, run_step(step));
-    EW_TRY(observer.on_step(last));
-    if (raw(step) < spec_.steps && (stop_agreed_ || raw(step) == spec_.stop_at))
-      return summarize(last, true);
+  for (Step step = next(shard_.version.step); raw(step) <= spec_.steps; step = next(step)) {
+    EW_ASSIGN(last_, run_step(step));
+    EW_TRY(observer.on_step(last_));
+    if (raw(step) == spec_.steps) break;
+    if (stop_agreed_ || raw(step) == spec_.stop_at) return finish(last_, true);
+    if (checkpointer_ && checkpointer_->due(step)) checkpointer_->begin(state_of(last_));
   }
-  return summarize(last, false);
+  return finish(last_, false);
 }
 
 Result<StepReport> Trainer::run_step(Step step) {
@@ -104,6 +152,7 @@ Result<StepReport> Trainer::run_step(Step step) {
 
   EW_ASSIGN(const optim::CommitRecord record, commit(step, vote));
 
+  if (checkpointer_) checkpointer_->wait_captured();
   EW_TRY(gatherer_.begin_apply());
   world.probe(Point::during_apply);
   optim::apply(parts_.ops, parts_.stream, inventory_, blocks_, shard_, record, working_);
@@ -114,8 +163,8 @@ Result<StepReport> Trainer::run_step(Step step) {
   world.probe(Point::after_gather);
 
   StepReport report{.record = record,
-                    .samples = raw(step) * spec_.global_batch(),
-                    .tokens = raw(step) * spec_.tokens_per_step(),
+                    .samples = batches_.samples_after(step),
+                    .tokens = last_.tokens + spec_.tokens_per_step(),
                     .duration = world.clock().now() - begin};
   const bool last = raw(step) == spec_.steps || raw(step) == spec_.stop_at || stop_agreed_;
   if (last || (spec_.digest_every > 0 && raw(step) % spec_.digest_every == 0)) {
@@ -141,6 +190,7 @@ Result<void> Trainer::compute(Step step, optim::CommitVote& vote) {
   if (!gradients_.bad_tensors().empty()) vote.bad_ranks = 1;
   vote.data_failures = data_error_ ? 1 : 0;
   vote.stop_requests = asked_to_stop() ? 1 : 0;
+  if (checkpointer_) checkpointer_->vote(vote);
   return {};
 }
 
@@ -189,6 +239,7 @@ Result<optim::CommitRecord> Trainer::commit(Step step, const optim::CommitVote& 
                                                    batches_.sample_hash(step), spec_.adamw);
   EW_TRY(check_commit(record, total));
   stop_agreed_ = total.stop_requests > 0;
+  if (checkpointer_) EW_TRY(checkpointer_->advance(total));
   parts_.world.probe(Point::after_commit);
   return record;
 }
@@ -235,13 +286,17 @@ Result<std::uint64_t> Trainer::digest() {
   return optim::state_digest({static_cast<std::uint64_t>(words[0]), words[1]});
 }
 
-Result<double> Trainer::validate() {
+Result<std::optional<double>> Trainer::validate() {
   const std::int64_t available = val_batches_->in_order_count();
   const std::int64_t count =
       spec_.val_batches == 0 ? available : std::min(spec_.val_batches, available);
   optim::CommitVote vote;
   const auto ready = [this](std::int32_t layer) { return gatherer_.wait(layer); };
   for (std::int64_t index = place_.replica; index < count; index += group_.size()) {
+    if (asked_to_stop()) {
+      vote.stop_requests = 1;
+      break;
+    }
     auto batch = val_batches_->in_order(index);
     if (!batch) {
       data_error_ = std::move(batch).error();
@@ -250,17 +305,32 @@ Result<double> Trainer::validate() {
     EW_TRY(stage_.evaluate(*batch, ready));
     if (!gpt::add_losses(stage_.losses(), vote.loss)) vote.bad_ranks = 1;
     vote.tokens += spec_.tokens_per_micro_batch();
+    vote.micro_batches += 1;
   }
   vote.data_failures = data_error_ ? 1 : 0;
   std::vector<std::int64_t> words = vote.words();
   EW_TRY(comm::all_reduce_sum(parts_.world, group_, words, "validation loss", deadline()));
   const optim::CommitVote total = optim::CommitVote::from_words(words);
   if (total.data_failures > 0) return data_failure(total);
-  if (total.bad_ranks > 0) return std::numeric_limits<double>::quiet_NaN();
-  return total.loss.value() / static_cast<double>(total.tokens);
+  if (total.stop_requests > 0) stop_agreed_ = true;
+  if (total.micro_batches < count) return std::optional<double>();  // broken off: no loss to tell
+  if (total.bad_ranks > 0) return std::optional(std::numeric_limits<double>::quiet_NaN());
+  return std::optional(total.loss.value() / static_cast<double>(total.tokens));
 }
 
-Result<RunSummary> Trainer::summarize(const StepReport& last, bool stopped) {
+TrainerState Trainer::state_of(const StepReport& report) const {
+  return {.version = report.record.version,
+          .updates = updates_,
+          .samples = report.samples,
+          .tokens = report.tokens,
+          .loss = report.record.loss,
+          .digest = report.digest};
+}
+
+Result<RunSummary> Trainer::finish(StepReport last, bool stopped) {
+  if (!last.digest) {  // nothing left to do after a resume, or stopped by a validation
+    EW_ASSIGN(last.digest, digest());
+  }
   RunSummary summary{.last_step = last.record.version.step,
                      .loss = last.record.loss,
                      .digest = last.digest.value_or(0),
@@ -273,6 +343,12 @@ Result<RunSummary> Trainer::summarize(const StepReport& last, bool stopped) {
   EW_TRY(comm::all_gather(parts_.world, group_, std::as_bytes(std::span(&mine, 1)),
                           std::as_writable_bytes(std::span(summary.work)), "end of run",
                           deadline()));
+  if (checkpointer_) {
+    const bool wanted = stopped || parts_.checkpoint->last || checkpointer_->due(summary.last_step);
+    EW_ASSIGN(summary.durable,
+              checkpointer_->finish(wanted ? std::optional(state_of(last)) : std::nullopt));
+    summary.checkpoints = checkpointer_->counts();
+  }
   EW_TRY(gatherer_.begin_apply());  // nothing of ours is under way when the caller closes the world
   EW_TRY(reducer_.begin_step());
   return summary;
@@ -295,7 +371,8 @@ MemoryUse Trainer::memory() const {
   return {.working = static_cast<double>(working_.size_bytes()),
           .sums = static_cast<double>(sums_.size_bytes()),
           .optimizer = static_cast<double>(shard_.size_bytes()),
-          .activations = static_cast<double>(stage_.activation_bytes())};
+          .activations = static_cast<double>(stage_.activation_bytes()),
+          .checkpoint = checkpointer_ ? static_cast<double>(checkpointer_->counts().bytes) : 0};
 }
 
 }  // namespace elaswave::app

@@ -2,12 +2,15 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
 
 #include "app/batches.h"
+#include "app/checkpointing.h"
 #include "app/memory.h"
+#include "app/restore.h"
 #include "app/run_spec.h"
 #include "model/gpt/stage.h"
 #include "model/optim/update.h"
@@ -26,6 +29,7 @@ struct TrainerParts {
   const data::TokenSet& train;
   const data::TokenSet* val = nullptr;  // may be null
   bool (*stop)() = nullptr;             // asked once a step whether to leave after it; may be null
+  const CheckpointSetup* checkpoint = nullptr;  // null: none are taken or looked for
 };
 
 struct StepReport {
@@ -51,9 +55,11 @@ struct RankWork {
 
 struct RunSummary {
   Step last_step{};
-  double loss = 0;             // of the last step
-  std::uint64_t digest = 0;    // of the final state
-  bool stopped = false;        // asked to stop before the last step: exit 75
+  double loss = 0;           // of the last step
+  std::uint64_t digest = 0;  // of the final state
+  bool stopped = false;      // asked to stop before the last step: exit 75
+  bool durable = true;       // false: the last checkpoint that was wanted is not on disk: exit 8
+  CheckpointCounts checkpoints;
   std::vector<RankWork> work;  // by world rank
 };
 
@@ -62,6 +68,11 @@ class Trainer {
  public:
   /// Allocates everything, initialises the weights. Local.
   static Result<std::unique_ptr<Trainer>> create(const RunSpec& spec, const TrainerParts& parts);
+
+  /// COLLECTIVE, before run(): goes on from the newest sound checkpoint, if there is one. `accept`
+  /// as in RestoreRequest.
+  using Accept = std::function<Result<void>(const checkpoint::Manifest&, const std::string&)>;
+  Result<std::optional<Restored>> resume(const Accept& accept);
 
   /// COLLECTIVE. Trains to the last step, or to where it is asked to stop.
   Result<RunSummary> run(StepObserver& observer);
@@ -78,6 +89,7 @@ class Trainer {
  private:
   Trainer(const RunSpec& spec, const TrainerParts& parts, layout::Plan plan);
 
+  Result<void> adopt(const checkpoint::Manifest& manifest);
   Result<StepReport> run_step(Step step);
   Result<void> compute(Step step, optim::CommitVote& vote);
   Result<void> run_micro_batch(Step step, std::int64_t index, bool last, optim::CommitVote& vote);
@@ -86,8 +98,9 @@ class Trainer {
   Result<void> check_commit(const optim::CommitRecord& record, const optim::CommitVote& total);
   tl::unexpected<Error> data_failure(const optim::CommitVote& total) const;
   Result<std::uint64_t> digest();
-  Result<double> validate();
-  Result<RunSummary> summarize(const StepReport& last, bool stopped);
+  Result<std::optional<double>> validate();
+  TrainerState state_of(const StepReport& report) const;
+  Result<RunSummary> finish(StepReport last, bool stopped);
   bool asked_to_stop() const { return parts_.stop != nullptr && parts_.stop(); }
   Deadline deadline() const { return Deadline::after(parts_.world.clock(), spec_.timeout); }
 
@@ -118,6 +131,8 @@ class Trainer {
   bool stop_agreed_ = false;
   std::int64_t updates_ = 0;   // AdamW's t
   std::int64_t computed_ = 0;  // micro-batches
+  StepReport last_;            // of the newest step, or of the checkpoint resumed from
+  std::unique_ptr<Checkpointer> checkpointer_;  // may be null; last: it reads the state above
 };
 
 }  // namespace elaswave::app

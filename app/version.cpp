@@ -26,8 +26,12 @@ std::string first_line(std::string_view text) {
 
 }  // namespace
 
+std::string program_name() {
+  return fmt::format("elaswave {}", ELASWAVE_VERSION);
+}
+
 std::string version_text() {
-  std::string text = fmt::format("elaswave {}\n", ELASWAVE_VERSION);
+  std::string text = program_name() + "\n";
   const auto add = [&text](std::string_view name, std::string_view value) {
     text += fmt::format("  {:<14} {}\n", name, value);
   };

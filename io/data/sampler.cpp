@@ -69,11 +69,13 @@ std::int64_t Sampler::sample_at(std::int64_t position) const {
 }
 
 std::uint64_t Sampler::sample_hash(std::int64_t step, std::int64_t global_batch_samples) const {
+  return hash_of_positions(sample_position(step, global_batch_samples, 0), global_batch_samples);
+}
+
+std::uint64_t Sampler::hash_of_positions(std::int64_t first_position, std::int64_t count) const {
   std::uint64_t hash = fingerprint_;
-  for (std::int64_t i = 0; i < global_batch_samples; ++i) {
-    const std::int64_t sample = sample_at(sample_position(step, global_batch_samples, i));
-    hash = combine64(hash, static_cast<std::uint64_t>(sample));
-  }
+  for (std::int64_t i = 0; i < count; ++i)
+    hash = combine64(hash, static_cast<std::uint64_t>(sample_at(first_position + i)));
   return hash;
 }
 

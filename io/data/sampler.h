@@ -39,6 +39,8 @@ class Sampler {
   /// Identity of a step's samples in their order: h = fingerprint, then h = combine64(h, sample)
   /// for each position of the step. REQUIRES: step >= 1, global_batch_samples >= 1.
   std::uint64_t sample_hash(std::int64_t step, std::int64_t global_batch_samples) const;
+  /// The same for the `count` positions from `first_position` on.
+  std::uint64_t hash_of_positions(std::int64_t first_position, std::int64_t count) const;
 
  private:
   std::uint64_t seed_;

@@ -1,6 +1,7 @@
 #include "model/optim/commit.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 
@@ -10,30 +11,36 @@
 namespace elaswave::optim {
 namespace {
 
-constexpr std::size_t kCounters = 6;
+/// The counters in the order they travel in.
+constexpr std::array kCounters = {&CommitVote::bad_ranks,
+                                  &CommitVote::data_failures,
+                                  &CommitVote::stop_requests,
+                                  &CommitVote::shards_written,
+                                  &CommitVote::checkpoint_failures,
+                                  &CommitVote::checkpoints_published,
+                                  &CommitVote::tokens,
+                                  &CommitVote::micro_batches,
+                                  &CommitVote::blocks_logged};
 
 }  // namespace
 
 std::vector<std::int64_t> CommitVote::words() const {
-  std::vector<std::int64_t> words = {bad_ranks, data_failures, stop_requests,
-                                     tokens,    micro_batches, blocks_logged};
+  std::vector<std::int64_t> words;
+  words.reserve(kCounters.size() + std::size_t{2} * ExactSum::kDigits);
+  for (const auto counter : kCounters) words.push_back(this->*counter);
   words.insert(words.end(), loss.words().begin(), loss.words().end());
   words.insert(words.end(), gradient_squares.words().begin(), gradient_squares.words().end());
   return words;
 }
 
 CommitVote CommitVote::from_words(std::span<const std::int64_t> words) {
-  EW_CHECK(words.size() == kCounters + std::size_t{2} * ExactSum::kDigits, "a vote of {} words",
-           words.size());
+  EW_CHECK(words.size() == kCounters.size() + std::size_t{2} * ExactSum::kDigits,
+           "a vote of {} words", words.size());
   CommitVote vote;
-  vote.bad_ranks = words[0];
-  vote.data_failures = words[1];
-  vote.stop_requests = words[2];
-  vote.tokens = words[3];
-  vote.micro_batches = words[4];
-  vote.blocks_logged = words[5];
-  std::copy_n(words.begin() + kCounters, ExactSum::kDigits, vote.loss.words().begin());
-  std::copy_n(words.begin() + kCounters + ExactSum::kDigits, ExactSum::kDigits,
+  for (std::size_t i = 0; i < kCounters.size(); ++i) vote.*kCounters[i] = words[i];
+  const auto sums = words.subspan(kCounters.size());
+  std::copy_n(sums.begin(), ExactSum::kDigits, vote.loss.words().begin());
+  std::copy_n(sums.begin() + ExactSum::kDigits, ExactSum::kDigits,
               vote.gradient_squares.words().begin());
   return vote;
 }

@@ -18,6 +18,9 @@ struct CommitVote {
   std::int64_t bad_ranks = 0;      // 1 when this rank saw a non-finite or out-of-range addend
   std::int64_t data_failures = 0;  // 1 when this rank could not read its samples
   std::int64_t stop_requests = 0;  // 1 when this rank was asked to stop (signal)
+  // How far the checkpoint under way is: ranks whose shard is on disk, ranks that failed, and 1
+  // when the coordinator has published it.
+  std::int64_t shards_written = 0, checkpoint_failures = 0, checkpoints_published = 0;
   std::int64_t tokens = 0;
   std::int64_t micro_batches = 0;  // computed by this rank for this step
   std::int64_t blocks_logged = 0;  // blocks whose mean gradient this rank holds as owner

@@ -7,6 +7,7 @@ Every process is started with a timeout and ended by its own id."""
 import contextlib
 import json
 import os
+import random
 import re
 import signal
 import subprocess
@@ -30,6 +31,35 @@ class Failure(Exception):
 def expect(condition, message):
     if not condition:
         raise Failure(message)
+
+
+def descendants(pid):
+    """All processes below `pid`, from /proc."""
+    children = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(OSError), open(f"/proc/{name}/stat") as file:
+                children.setdefault(int(file.read().rsplit(")", 1)[1].split()[1]), []).append(int(name))
+    found, queue = [], [pid]
+    while queue:
+        below = children.get(queue.pop(), [])
+        found += below
+        queue += below
+    return found
+
+
+def wait_gone(pids):
+    """Until they no longer run (killed ones may stay as zombies of others)."""
+    deadline = time.monotonic() + TIMEOUT_S
+    for pid in pids:
+        while time.monotonic() < deadline:
+            try:
+                with open(f"/proc/{pid}/stat") as file:
+                    if file.read().rsplit(")", 1)[1].split()[0] == "Z":
+                        break
+            except OSError:
+                break
+            time.sleep(0.005)
 
 
 class Bench:
@@ -69,6 +99,13 @@ class Bench:
         while not (os.path.exists(file) and os.path.getsize(file)):
             expect(process.poll() is None, f"ended with {process.returncode} before its first step")
             expect(time.monotonic() < deadline, "no step was committed")
+            time.sleep(0.02)
+
+    def wait_for(self, condition, process):
+        deadline = time.monotonic() + TIMEOUT_S
+        while not condition():
+            expect(process.poll() is None, f"ended with {process.returncode} too early")
+            expect(time.monotonic() < deadline, "waited in vain")
             time.sleep(0.02)
 
     def prepare(self):
@@ -238,6 +275,202 @@ def case_signals(bench):
         expect(process.returncode == 75, context)
         expect(out.strip().splitlines()[-1].startswith("stopped step="), context)
         expect(not re.search(r"corrupted|free\(\)|malloc|munmap|double|Signal:|error:", err), context)
+
+
+def case_resume(bench):
+    """Stopped and resumed on other ranks, threads and intervals: each step once, with the straight run's digest."""
+    bench.prepare()
+    bench.run(bench.train_arguments("straight", "--train.decay_steps=6", steps=6))
+    expected = bench.trace("straight")
+    legs = 0
+    for name, first, then in (("a", (2, 3, 2), (5, 6, 4)), ("b", (3, 1, 1), (1, 6, 0)), ("c", (1, 5, 2), (4, 6, 3))):
+        for ranks, stop, every in (first, then):
+            arguments = bench.train_arguments(name, "--train.decay_steps=6", f"--train.stop_at={stop if stop < 6 else 0}",
+                                              f"--checkpoint.every={every}", f"--device.threads={1 + ranks % 2}", steps=6)
+            done = bench.run(["launch", "-n", str(ranks), "--", *arguments], code=75 if stop < 6 else 0)
+            expect(bench.trace(name) == expected[:stop], f"{name}: other steps up to {stop} on {ranks} ranks")
+            legs += 1
+    # Run again: nothing is left to do, and the done line is the same.
+    again = bench.run(["launch", "-n", "2", "--", *bench.train_arguments("c", "--train.decay_steps=6", steps=6)])
+    expect(again.stdout.splitlines()[-1] == done.stdout.splitlines()[-1], again.stdout[-300:])
+    expect(bench.trace("c") == expected, "a finished run changed its metrics")
+    print(f"campaign: {legs} legs of resumed runs on 1 to 5 processes, one digest per step")
+
+
+def case_kill(bench):
+    """SIGKILL of all processes at any moment, checkpoints every step: the run goes on where it was."""
+    bench.prepare()
+    arguments = ["--train.decay_steps=40", "--checkpoint.every=1", "--checkpoint.keep=2"]
+    bench.run(bench.train_arguments("straight", *arguments, steps=40))
+    expected = bench.trace("straight")
+    random.seed(5)
+    kills, began_at = 0, []
+    for attempt in range(200):
+        command = bench.train_arguments("killed", *arguments, steps=40)
+        ranks = 1 + attempt % 3
+        if ranks > 1:
+            command = ["launch", "-n", str(ranks), "--", *command]
+        with bench.start(command) as process:
+            before = os.path.getsize(bench.path("killed", "metrics.jsonl")) if began_at else 0
+            deadline = time.monotonic() + TIMEOUT_S
+            file = bench.path("killed", "metrics.jsonl")
+            # Some progress, then a random moment: or fast machines and slow ones test different things.
+            while process.poll() is None and (not os.path.exists(file) or os.path.getsize(file) <= before):
+                expect(time.monotonic() < deadline, "no step was committed")
+                time.sleep(0.002)
+            time.sleep(random.random() * 0.15)
+            victims = [process.pid, *descendants(process.pid)]
+            if process.poll() is None:
+                for pid in victims:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                kills += 1
+            process.wait(timeout=TIMEOUT_S)
+            wait_gone(victims)
+            began_at.append(len(expected))
+            if process.returncode == 0:
+                break
+    expect(process.returncode == 0, f"never finished; exit code {process.returncode}")
+    expect(kills >= 3, f"only {kills} kills")
+    expect(bench.trace("killed") == expected, "a run that was killed again and again computed other steps")
+    print(f"campaign: {kills} SIGKILLs of whole jobs, every step's digest as without them")
+
+
+def case_checkpoint_stop(bench):
+    """TERM during a long validation leaves a checkpoint behind, and nothing is lost or computed twice."""
+    bench.prepare()
+    with open(bench.path("long.txt"), "w") as file:
+        file.write(PROSE * 200)
+    bench.run(["data", "prepare", "--input", "long.txt", "--output", "long.tok"])
+    more = ["--data.val=long.tok", "--train.val_every=1", "--train.val_batches=100000", "--train.micro_batch=1",
+            "--train.global_batch=20", "--train.val_last=false", "--train.decay_steps=4", "--device.threads=1"]
+    quick = [argument.replace("val_every=1", "val_every=0") for argument in more]
+    bench.run(bench.train_arguments("straight", *quick))
+    arguments = bench.train_arguments("stopped", *more)
+    with bench.start(["launch", "-n", "2", "--", *arguments]) as process:
+        # A step is computed in milliseconds; validating takes all the time after it.
+        bench.wait_for(lambda: os.path.exists(bench.path("stopped", "config.toml")), process)
+        time.sleep(1.0)
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=TIMEOUT_S)
+    expect(process.returncode == 75, f"exit code {process.returncode}\n{out[-800:]}\n{err[-2000:]}")
+    stopped_at = int(re.search(r"stopped step=(\d+)", out).group(1))
+    expect(os.path.isdir(bench.path("stopped", "checkpoints", f"step-{stopped_at:012d}")), "no checkpoint was left")
+    bench.run(["launch", "-n", "3", "--", *bench.train_arguments("stopped", *quick)])
+    expect(bench.trace("stopped") == bench.trace("straight"), "the resumed run differs")
+
+
+def flip_byte(path, at=None):
+    with open(path, "r+b") as file:
+        size = os.path.getsize(path)
+        at = size // 2 if at is None else at
+        file.seek(at)
+        byte = file.read(1)[0]
+        file.seek(at)
+        file.write(bytes([byte ^ 0x10]))
+
+
+def case_checkpoint_damage(bench):
+    """A damaged checkpoint is named, set aside and not used; without a sound one the run does not start over."""
+    bench.prepare()
+    arguments = bench.train_arguments("run", "--train.decay_steps=6", "--checkpoint.every=2", steps=6)
+    bench.run(bench.train_arguments("straight", "--train.decay_steps=6", steps=6))
+    bench.run(["launch", "-n", "2", "--", *arguments, "--train.stop_at=4"], code=75)
+    checkpoints = bench.path("run", "checkpoints")
+
+    def step(number):
+        return os.path.join(checkpoints, f"step-{number:012d}")
+
+    found = sorted(name for name in os.listdir(checkpoints) if name.startswith("step-"))
+    expect(len(found) == 2, f"checkpoints: {found}")
+    flip_byte(os.path.join(step(4), "shards", "w00001.h5"))
+    verified = bench.run(["checkpoint", "verify", step(4)], code=9)
+    expect("w00001.h5" in verified.stdout + verified.stderr, verified.stdout)
+    done = bench.run(["launch", "-n", "3", "--", *arguments])
+    expect("step-000000000004 " in done.stderr + " " and ".bad-step-000000000004-1" in done.stderr, done.stderr)
+    expect(bench.trace("run") == bench.trace("straight"), "the run went on wrongly")
+    expect(os.path.isdir(os.path.join(checkpoints, ".bad-step-000000000004-1")), "the damaged one is gone")
+    # The index is derived: damage is told, the state is whole.
+    flip_byte(os.path.join(step(6), "index.h5"), 100)
+    done = bench.run(arguments)
+    expect("reindex" in done.stderr, done.stderr)
+    bench.run(["checkpoint", "verify", step(6)], code=9)
+    bench.run(["checkpoint", "reindex", step(6)])
+    bench.run(["checkpoint", "verify", step(6)])
+    # Nothing sound is left.
+    for name in os.listdir(checkpoints):
+        if name.startswith("step-"):
+            flip_byte(os.path.join(checkpoints, name, "MANIFEST.json"))
+    for _ in range(2):  # and still not at the second try, when all have been renamed
+        done = bench.run(["launch", "-n", "2", "--", *arguments], code=9)
+        expect("--train.fresh" in done.stderr, done.stderr)
+    bench.run(["launch", "-n", "2", "--", *arguments, "--train.fresh"])
+    expect(os.path.isdir(checkpoints + ".1"), "what was there before is gone")
+    expect(bench.trace("run") == bench.trace("straight"), "the fresh run differs")
+
+
+def case_checkpoint_changes(bench):
+    """What a resumed run may change, in three classes, each shown."""
+    bench.prepare()
+    arguments = bench.train_arguments("run", "--train.decay_steps=6", steps=3)
+    bench.run(arguments)
+    longer = bench.train_arguments("run", "--train.decay_steps=6")
+    for key, value, now in (("train.seed", "8", "7 -> 8"), ("model.dropout", "0.5", "model.dropout"),
+                            ("numerics.mode", "fast", '"exact" -> "fast"')):
+        changed = [word for word in longer if not word.startswith(f"--{key}")]
+        done = bench.run([*changed, f"--{key}={value}"], code=2)
+        expect("refuse" in done.stderr and now in done.stderr and "fix: " in done.stderr, done.stderr)
+    with open(bench.path("other.txt"), "w") as file:
+        file.write(PROSE[1:])
+    bench.run(["data", "prepare", "--input", "other.txt", "--output", "other.tok"])
+    other = [word for word in longer if not word.startswith("--data.train")]
+    done = bench.run([*other, "--data.train=other.tok"], code=2)
+    expect("refuse  data: " in done.stderr, done.stderr)
+    os.rename(bench.path("train.tok"), bench.path("moved.tok"))  # the same tokens under another name
+    done = bench.run([*other, "--data.train=moved.tok", "--train.lr=0.01", "--checkpoint.keep=9"])
+    expect("warn    train.lr: " in done.stderr and "free    checkpoint.keep: 3 -> 9" in done.stderr, done.stderr)
+    expect([line["step"] for line in bench.metrics("run")] == [1, 2, 3, 4], "steps of the resumed run")
+    bench.run([*longer, "--checkpoint.every=2", "--log.dir="], code=2)  # twice the key
+    done = bench.run([word for word in longer if not word.startswith("--log.dir")] + ["--checkpoint.every=2"], code=2)
+    expect("log.dir" in done.stderr, done.stderr)
+
+
+def case_checkpoint_failure(bench):
+    """A disk that takes no checkpoint does not stop training; exit code 8 tells."""
+    bench.prepare()
+    bench.run(bench.train_arguments("straight"))
+    limited = ["bash", "-c", 'trap "" XFSZ; ulimit -f 64; exec "$0" "$@"']  # no file above 64 KiB
+    done = bench.run(bench.train_arguments("full", "--checkpoint.every=2"), code=8, prefix=limited)
+    expect("NOT on disk" in done.stdout and "done step=4" in done.stdout, done.stdout[-500:])
+    expect(bench.trace("full") == bench.trace("straight"), "the run differs")
+    expect(os.listdir(bench.path("full", "checkpoints")) == [], "something was left behind")
+    bench.run(bench.train_arguments("full", "--checkpoint.every=2"))
+    expect(bench.trace("full") == bench.trace("straight"), "the run after it differs")
+
+
+def case_checkpoint_h5py(bench):
+    """h5py reads every logical tensor of index.h5 as the state dump has it, also from a moved directory."""
+    bench.prepare()
+    bench.run(["launch", "-n", "3", "--", *bench.train_arguments("run", "--train.dump_state=state.h5")])
+    os.rename(bench.path("run", "checkpoints", "step-000000000004"), bench.path("elsewhere"))
+    script = """
+import h5py, numpy, sys
+index, dump = h5py.File(sys.argv[1], "r"), h5py.File(sys.argv[2], "r")
+groups = {"model": "master", "optimizer/exp_avg": "moment1", "optimizer/exp_avg_sq": "moment2"}
+count = 0
+for group, kind in groups.items():
+    assert list(index[group]) and set(index[group]) == set(dump[kind]), (list(index[group]), list(dump[kind]))
+    for name in index[group]:
+        a, b = index[group][name][...], dump[kind][name][...]
+        assert a.shape == b.shape and a.dtype == numpy.float32, (name, a.shape, b.shape)
+        assert a.tobytes() == b.tobytes(), name
+        count += 1
+print(count)
+"""
+    done = subprocess.run(["/usr/bin/python3", "-c", script, bench.path("elsewhere", "index.h5"), bench.path("state.h5")],
+                          cwd="/", timeout=TIMEOUT_S, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    expect(done.returncode == 0, done.stderr)
+    expect(int(done.stdout) == 3 * (2 + 8 * 12 + 2), f"{done.stdout} tensors")
 
 
 CASES = {name[5:]: function for name, function in globals().items() if name.startswith("case_")}

@@ -77,6 +77,22 @@ app::Config tiny_config(const std::string& train_file) {
   return config;
 }
 
+app::CheckpointSetup checkpoint_setup(const app::Config& config, FileSystem& files,
+                                      checkpoint::Beside beside) {
+  return {.files = files,
+          .directory = kCheckpoints,
+          .every = config.checkpoint.every,
+          .last = config.checkpoint.last,
+          .verify = config.checkpoint.verify,
+          .retention = {.keep = config.checkpoint.keep, .keep_every = config.checkpoint.keep_every},
+          .beside = beside,
+          .session = 1,
+          .run = "test",
+          .writer = "test",
+          .config = {{"train.seed", "7"}},
+          .facts = {{"tokenizer", ""}}};
+}
+
 Result<RankRun> train_rank(const app::Config& config, const RankOptions& options,
                            comm::World& world) {
   EW_ASSIGN(const app::RunSpec spec, app::resolve(config));
@@ -84,13 +100,27 @@ Result<RankRun> train_rank(const app::Config& config, const RankOptions& options
   device::CpuStream stream(options.threads);
   EW_ASSIGN(const data::TokenSet tokens,
             data::TokenSet::open(config.data.train, data::TokenFormat::nanogpt));
-  EW_ASSIGN(
-      const auto trainer,
-      app::Trainer::create(spec, {.world = world, .ops = *ops, .stream = stream, .train = tokens}));
-  EW_TRY(app::agree_start(world, std::nullopt,
+  std::optional<app::CheckpointSetup> checkpoint;
+  if (options.files != nullptr)
+    checkpoint.emplace(checkpoint_setup(config, *options.files, options.beside));
+  EW_ASSIGN(const auto trainer,
+            app::Trainer::create(spec, {.world = world,
+                                        .ops = *ops,
+                                        .stream = stream,
+                                        .train = tokens,
+                                        .checkpoint = checkpoint ? &*checkpoint : nullptr}));
+  std::optional<Error> failure;
+  if (checkpoint && world.world_rank() == 0)
+    if (auto prepared = app::prepare_checkpoints(*options.files, kCheckpoints, app::Start::resume);
+        !prepared)
+      failure = prepared.error();
+  EW_TRY(app::agree_start(world, failure,
                           {.numeric_class = ops->numeric_class(), .recipe = spec.recipe_hash()},
                           spec.timeout));
+  EW_ASSIGN(const auto restored,
+            trainer->resume([](const auto&, const auto&) -> Result<void> { return {}; }));
   RankRun run;
+  if (restored) run.resumed = restored->manifest.step;
   Recorder recorder(run.steps);
   EW_ASSIGN(run.summary, trainer->run(recorder));
   EW_TRY(world.close(Deadline::after(world.clock(), spec.timeout)));
@@ -102,12 +132,13 @@ SimulatedRun train_simulated(const app::Config& config, const SimulatedWorld& op
   run.errors.resize(static_cast<std::size_t>(options.ranks));
   const auto report =
       comm::simulate({.ranks = options.ranks, .seed = options.seed}, [&](comm::World& world) {
-        auto done = train_rank(config, {.threads = options.threads}, world);
+        auto done = train_rank(config, {.threads = options.threads, .files = options.files}, world);
         const auto rank = static_cast<std::size_t>(world.world_rank());
         if (!done) run.errors[rank] = done.error();
         if (rank != 0 || !done) return;
         run.steps = std::move(done->steps);
         run.summary = std::move(done->summary);
+        run.resumed = done->resumed;
       });
   if (!report) throw std::runtime_error(report.error().text());
   run.report = *report;

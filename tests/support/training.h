@@ -38,6 +38,7 @@ app::Config tiny_config(const std::string& train_file);
 struct SimulatedRun {
   std::vector<app::StepReport> steps;  // rank 0's
   app::RunSummary summary;
+  Step resumed{};  // 0: from the start
   comm::SimulationReport report;
   std::vector<std::optional<Error>> errors;  // by rank; empty when the rank ended well
 };
@@ -46,16 +47,23 @@ struct SimulatedWorld {
   int ranks = 1;
   int threads = 1;  // compute threads of each rank
   std::uint64_t seed = 1;
+  FileSystem* files = nullptr;  // for checkpoints, in kCheckpoints; null: none
 };
+
+/// Where checkpoints of test runs go.
+inline constexpr const char* kCheckpoints = "/run/checkpoints";
 
 /// Trains as one rank of `world`, with any transport, and closes it.
 struct RankRun {
   std::vector<app::StepReport> steps;
   app::RunSummary summary;
+  Step resumed{};  // 0: from the start
 };
 struct RankOptions {
   int threads = 1;  // compute threads
   kernels::Isa isa = kernels::Isa::automatic;
+  FileSystem* files = nullptr;  // for checkpoints; null: none
+  checkpoint::Beside beside = checkpoint::Beside::caller;
 };
 Result<RankRun> train_rank(const app::Config& config, const RankOptions& options,
                            comm::World& world);
