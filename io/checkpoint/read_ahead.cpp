@@ -1,14 +1,10 @@
 #include "io/checkpoint/read_ahead.h"
 
 #include <algorithm>
-#include <cstdlib>
-#include <new>
+#include <cstdint>
+#include <cstring>
 
 namespace elaswave::checkpoint {
-
-void ReadAhead::Release::operator()(std::byte* memory) const {
-  std::free(memory);
-}
 
 ReadAhead::ReadAhead(FileSystem& files, std::vector<std::string> paths,
                      std::vector<Stretch> stretches)
@@ -17,12 +13,11 @@ ReadAhead::ReadAhead(FileSystem& files, std::vector<std::string> paths,
       stretches_(std::move(stretches)),
       slots_(std::min(kSlots, stretches_.size())) {
   // A stretch is widened to whole aligned blocks at both ends.
-  constexpr auto kSlotBytes = static_cast<std::size_t>(kMostStretchBytes + 2 * kDirectAlignment);
-  for (Slot& slot : slots_) {
-    slot.memory.reset(static_cast<std::byte*>(
-        std::aligned_alloc(static_cast<std::size_t>(kDirectAlignment), kSlotBytes)));
-    if (!slot.memory) throw std::bad_alloc();
-  }
+  std::int64_t own_bytes = 0;
+  for (const Stretch& stretch : stretches_)
+    if (stretch.into == nullptr) own_bytes = std::max(own_bytes, stretch.end - stretch.begin);
+  const std::int64_t slot_bytes = round_up(own_bytes, kDirectAlignment) + 2 * kDirectAlignment;
+  for (Slot& slot : slots_) slot.memory = allocate(slot_bytes, kDirectAlignment);
   if (!stretches_.empty()) reader_ = std::thread([this] { read_all(); });
 }
 
@@ -59,6 +54,30 @@ Result<std::span<const std::byte>> ReadAhead::read(const Stretch& stretch, std::
     EW_ASSIGN(handle_, files_.open(paths_[stretch.file], Caching::direct));
     open_file_ = stretch.file;
   }
+  if (stretch.into == nullptr) return read_own(stretch, memory);
+  EW_TRY(read_into(stretch, memory));
+  return std::span<const std::byte>(stretch.into,
+                                    static_cast<std::size_t>(stretch.end - stretch.begin));
+}
+
+/// Whole aligned blocks go straight to their place; partial ones at the ends make a detour.
+Result<void> ReadAhead::read_into(const Stretch& stretch, std::byte* memory) {
+  const std::int64_t from = std::min(round_up(stretch.begin, kDirectAlignment), stretch.end);
+  const std::int64_t to = std::max(stretch.end / kDirectAlignment * kDirectAlignment, from);
+  const auto detour = [&](std::int64_t begin, std::int64_t end) -> Result<void> {
+    if (begin == end) return {};
+    EW_ASSIGN(const auto bytes, read_own({stretch.file, begin, end}, memory));
+    std::memcpy(stretch.into + (begin - stretch.begin), bytes.data(), bytes.size());
+    return {};
+  };
+  EW_TRY(detour(stretch.begin, from));
+  if (from < to)
+    EW_TRY(handle_->read_at(
+        from, {stretch.into + (from - stretch.begin), static_cast<std::size_t>(to - from)}));
+  return detour(to, stretch.end);
+}
+
+Result<std::span<const std::byte>> ReadAhead::read_own(const Stretch& stretch, std::byte* memory) {
   EW_ASSIGN(const std::int64_t file_bytes, handle_->size_bytes());
   const std::int64_t begin = stretch.begin / kDirectAlignment * kDirectAlignment;
   // Past the end there is nothing: a file that is too short fails in read_at.

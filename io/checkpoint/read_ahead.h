@@ -13,21 +13,27 @@
 #include <vector>
 
 #include "io/base/file_system.h"
+#include "io/base/memory.h"
 #include "io/base/types.h"
 
 namespace elaswave::checkpoint {
 
-/// Bytes [begin, end) of files[file].
+/// Bytes [begin, end) of files[file]; into memory of the reader's own, or into the caller's, which
+/// then has the same place within a block of kDirectAlignment as `begin`.
 struct Stretch {
   std::size_t file = 0;
   std::int64_t begin = 0, end = 0;
+  std::byte* into = nullptr;
+
+  /// Longest allowed: memory of our own is kept small, the caller's wants few requests.
+  std::int64_t most_bytes() const { return (into == nullptr ? 8 : 64) << 20; }
 };
-inline constexpr std::int64_t kMostStretchBytes = std::int64_t{8} << 20;
 
 /// THREADS: one caller. The destructor waits for the read under way.
 class ReadAhead {
  public:
-  /// REQUIRES: each stretch holds 1 to kMostStretchBytes bytes. `files` must outlive this.
+  /// REQUIRES: each stretch holds 1 to most_bytes() bytes; memory given by the caller lives as long
+  /// as this and is touched by nobody else. `files` must outlive this.
   ReadAhead(FileSystem& files, std::vector<std::string> paths, std::vector<Stretch> stretches);
   ReadAhead(const ReadAhead&) = delete;
   ReadAhead& operator=(const ReadAhead&) = delete;
@@ -38,17 +44,16 @@ class ReadAhead {
   Result<std::span<const std::byte>> next();
 
  private:
-  struct Release {
-    void operator()(std::byte* memory) const;
-  };
   struct Slot {
-    std::unique_ptr<std::byte[], Release> memory;
+    Memory memory;
     std::optional<Result<std::span<const std::byte>>> filled;
   };
   static constexpr std::size_t kSlots = 3;
 
   void read_all();
   Result<std::span<const std::byte>> read(const Stretch& stretch, std::byte* memory);
+  Result<std::span<const std::byte>> read_own(const Stretch& stretch, std::byte* memory);
+  Result<void> read_into(const Stretch& stretch, std::byte* memory);
   Slot& slot(std::size_t index) { return slots_[index % kSlots]; }
 
   FileSystem& files_;

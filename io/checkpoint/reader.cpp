@@ -35,6 +35,8 @@ struct NeededUnit {
   std::size_t file = 0, piece = 0;
   std::int64_t unit = 0;
   std::int64_t begin = 0, end = 0;  // bytes of the file
+  // Where all of it goes, when that is one place; null: in parts, or not all is wanted.
+  std::byte* into = nullptr;
 };
 
 /// Elements of a piece that lie side by side both in the tensor and in the file.
@@ -109,6 +111,13 @@ class WantMap {
   std::vector<Want> wants_;
 };
 
+/// True when memory and file have the same place within an aligned block: only then can a direct
+/// transfer go to its place.
+bool lies_alike(const std::byte* memory, std::int64_t offset_bytes) {
+  return static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(memory) % kDirectAlignment) ==
+         offset_bytes % kDirectAlignment;
+}
+
 std::vector<NeededUnit> needed_units(const Manifest& manifest, const WantMap& wants) {
   std::vector<NeededUnit> units;
   for (std::size_t f = 0; f < manifest.files.size(); ++f)
@@ -118,17 +127,37 @@ std::vector<NeededUnit> needed_units(const Manifest& manifest, const WantMap& wa
       for (std::int64_t unit = 0; unit < std::ssize(piece.unit_crcs); ++unit) {
         const std::int64_t first = unit * kUnitElems;
         const std::int64_t last = std::min(first + kUnitElems, elems);
-        bool needed = false;
+        std::int64_t wanted = 0;
+        float* place = nullptr;
+        bool one_place = true;
         visit_ranges(piece, first, last, [&](const StoredRange& range) {
           wants.visit(piece, range.begin, range.begin + range.elems,
-                      [&](const Want&, std::int64_t, std::int64_t) { needed = true; });
+                      [&](const Want& want, std::int64_t from, std::int64_t to) {
+                        float* const out = want.out.data() + (from - want.begin);
+                        if (place == nullptr) place = out;
+                        one_place = one_place && out == place + wanted;
+                        wanted += to - from;
+                      });
         });
-        if (needed)
-          units.push_back({f, p, unit, piece.offset_bytes + first * kElemBytes,
-                           piece.offset_bytes + last * kElemBytes});
+        if (wanted == 0) continue;
+        NeededUnit needed{f, p, unit, piece.offset_bytes + first * kElemBytes,
+                          piece.offset_bytes + last * kElemBytes};
+        auto* const into = reinterpret_cast<std::byte*>(place);
+        if (one_place && wanted == last - first && lies_alike(into, needed.begin))
+          needed.into = into;
+        units.push_back(needed);
       }
     }
   return units;
+}
+
+/// True when a unit can be read together with those before it: on the way to memory of the reader's
+/// own, or because it belongs right behind them in the caller's too.
+bool joins(const Stretch& stretch, const NeededUnit& unit) {
+  if (stretch.file != unit.file || unit.end - stretch.begin > stretch.most_bytes()) return false;
+  if (stretch.into != nullptr)
+    return unit.begin == stretch.end && unit.into == stretch.into + (stretch.end - stretch.begin);
+  return unit.into == nullptr && unit.begin - stretch.end <= kReadOverBytes;
 }
 
 /// Units close to each other are read at once. `first_unit[i]` is the first unit of stretch i.
@@ -137,11 +166,8 @@ std::vector<Stretch> stretches_of(const std::vector<NeededUnit>& units,
   std::vector<Stretch> stretches;
   for (std::size_t i = 0; i < units.size(); ++i) {
     const NeededUnit& unit = units[i];
-    const bool joins = !stretches.empty() && stretches.back().file == unit.file &&
-                       unit.begin - stretches.back().end <= kReadOverBytes &&
-                       unit.end - stretches.back().begin <= kMostStretchBytes;
-    if (!joins) {
-      stretches.push_back({unit.file, unit.begin, unit.end});
+    if (stretches.empty() || !joins(stretches.back(), unit)) {
+      stretches.push_back({unit.file, unit.begin, unit.end, unit.into});
       first_unit.push_back(i);
     }
     stretches.back().end = unit.end;
@@ -204,7 +230,8 @@ Result<void> read_wants(FileSystem& files, const std::string& checkpoint, const 
                        fmt::format("bytes {} to {} do not match their checksum ({} of {})",
                                    unit.begin, unit.end - 1, name(piece.kind),
                                    manifest.tensors[static_cast<std::size_t>(piece.tensor)].name));
-      copied += scatter(piece, unit, bytes, wants);
+      copied += unit.into != nullptr ? (unit.end - unit.begin) / kElemBytes
+                                     : scatter(piece, unit, bytes, wants);
     }
   }
   // check_manifest() saw to it that every element is somewhere.

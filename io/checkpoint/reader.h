@@ -21,7 +21,9 @@ struct Want {
 };
 
 /// Fills all wants, in whatever pieces the elements were saved: each unit that is needed is read
-/// once, in the order of the files. REQUIRES: wants lie inside their tensors and do not overlap.
+/// once, in the order of the files; whole units whose place in memory is aligned as in the file go
+/// straight there. After an error the wants' contents are unspecified. REQUIRES: wants lie inside
+/// their tensors and do not overlap, neither in the tensors nor in memory.
 Result<void> read_wants(FileSystem& files, const std::string& checkpoint, const Manifest& manifest,
                         std::vector<Want> wants);
 

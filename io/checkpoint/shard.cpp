@@ -1,9 +1,7 @@
 #include "io/checkpoint/shard.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
-#include <new>
 
 #include "io/base/crc32c.h"
 #include "io/checkpoint/index.h"
@@ -40,10 +38,6 @@ void append_run(std::vector<ElementRun>& runs, const StateRange& range) {
 
 }  // namespace
 
-void ShardFile::Release::operator()(std::byte* memory) const {
-  std::free(memory);
-}
-
 Result<std::unique_ptr<ShardFile>> ShardFile::create(std::span<const StateRange> ranges) {
   std::unique_ptr<ShardFile> shard(new ShardFile);
   EW_TRY(shard->lay_out(ranges));
@@ -67,12 +61,7 @@ Result<void> ShardFile::lay_out(std::span<const StateRange> ranges) {
   EW_CHECK(std::is_sorted(data_begin_.begin(), data_begin_.end()), "datasets out of order");
   size_bytes_ = image.size_bytes;
 
-  const std::int64_t allocated = round_up(size_bytes_, kDirectAlignment);
-  image_.reset(static_cast<std::byte*>(std::aligned_alloc(
-      static_cast<std::size_t>(kDirectAlignment), static_cast<std::size_t>(allocated))));
-  if (!image_) throw std::bad_alloc();
-  // Also makes the pages real now, and not while a checkpoint is taken.
-  std::memset(image_.get(), 0, static_cast<std::size_t>(allocated));
+  image_ = allocate(size_bytes_, kDirectAlignment);
   for (const hdf5::ImageExtent& extent : image.extents)
     std::memcpy(image_.get() + extent.offset_bytes, extent.bytes.data(), extent.bytes.size());
   cut_fragments();

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "io/base/file_system.h"
+#include "io/base/memory.h"
 #include "io/checkpoint/manifest.h"
 
 namespace elaswave::checkpoint {
@@ -46,9 +47,6 @@ class ShardFile {
                           const std::string& name) const;
 
  private:
-  struct Release {
-    void operator()(std::byte* memory) const;
-  };
   /// Bytes of one unit of a piece (or of the frame, between pieces) within one file block.
   struct Fragment {
     std::int64_t begin = 0, end = 0;
@@ -71,7 +69,7 @@ class ShardFile {
   std::vector<StateRange> ranges_;
   std::array<std::int64_t, static_cast<std::size_t>(Kind::count)> data_begin_{};  // in the file
   std::int64_t size_bytes_ = 0;
-  std::unique_ptr<std::byte[], Release> image_;
+  Memory image_;
   std::vector<Fragment> fragments_;  // by begin, covering the file
   Sums sums_;
   std::atomic<std::int64_t> captured_bytes_ = 0;

@@ -4,11 +4,10 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <memory>
-#include <new>
 #include <span>
 
 #include "io/base/error.h"
+#include "io/base/memory.h"
 #include "io/base/types.h"
 
 namespace elaswave::device {
@@ -35,10 +34,7 @@ class Buffer {
   }
 
  private:
-  struct Release {
-    void operator()(std::byte* memory) const;
-  };
-  std::unique_ptr<std::byte[], Release> memory_;
+  Memory memory_;
   std::int64_t bytes_ = 0;
 };
 

@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "io/base/crc32c.h"
+#include "io/base/memory.h"
 #include "io/base/philox.h"
 #include "io/checkpoint/publish.h"
 #include "io/checkpoint/reader.h"
@@ -181,6 +182,43 @@ TEST_F(FormatTest, AnyPieceOfAnyTensorCanBeReadOnItsOwn) {
           << state_.tensors[tensor].name << " from " << begin << ", " << elems;
     }
   }
+}
+
+/// Memory laid out as the file is: direct transfers go to their place, partial blocks of the file
+/// at the ends of a piece do not. On a real disk, where alignment matters.
+TEST_F(FormatTest, WholeUnitsGoStraightToTheirPlace) {
+  const std::string folder = ::testing::TempDir() + "elaswave-straight";
+  const auto files = make_file_system();
+  ASSERT_TRUE(remove_tree(*files, folder));
+  const auto path =
+      testing::save(*files, folder, testing::small_manifest(state_, Step{1}), state_, 2);
+  ASSERT_TRUE(path) << path.error().text();
+  const Manifest manifest = read_manifest(*files, *path).value();
+  // One byte further, nothing lies alike and all of it takes the detour.
+  for (const std::int64_t shift : {0, 4}) {
+    for (const FileEntry& entry : manifest.files) {
+      const Memory memory = allocate(entry.size_bytes + shift, kDirectAlignment);
+      std::vector<Want> wants;
+      for (const Piece& piece : entry.pieces) {
+        std::int64_t at = piece.offset_bytes;
+        for (const ElementRun& run : piece.runs)
+          for (std::int64_t k = 0; k < run.count; ++k, at += run.elems * 4)
+            wants.push_back({piece.tensor,
+                             piece.kind,
+                             run.begin + k * run.stride,
+                             {reinterpret_cast<float*>(memory.get() + shift + at),
+                              static_cast<std::size_t>(run.elems)}});
+      }
+      const auto read = read_wants(*files, *path, manifest, wants);
+      ASSERT_TRUE(read) << read.error().text();
+      for (const Want& want : wants) {
+        const auto& values = state_.of(want.kind, static_cast<std::size_t>(want.tensor));
+        EXPECT_TRUE(std::equal(want.out.begin(), want.out.end(), values.begin() + want.begin))
+            << state_.tensors[static_cast<std::size_t>(want.tensor)].name << " from " << want.begin;
+      }
+    }
+  }
+  ASSERT_TRUE(remove_tree(*files, folder));
 }
 
 TEST_F(FormatTest, EveryFlippedByteIsFound) {
