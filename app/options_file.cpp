@@ -2,11 +2,15 @@
 #include <fmt/format.h>
 
 #include <toml++/toml.h>
+#include <array>
+#include <cerrno>
 #include <filesystem>
+#include <fstream>
 #include <set>
 
 #include "app/options.h"
 #include "app/text.h"
+#include "app/toml_guard.h"
 
 namespace elaswave::app {
 namespace {
@@ -14,6 +18,8 @@ namespace {
 // Deep enough for any sane tree of includes, and a bound should canonical paths fail to show a
 // cycle.
 constexpr std::size_t kMostIncludes = 16;
+// No configuration has more; without a bound a pipe or device may never end.
+constexpr std::size_t kMostFileBytes = std::size_t{16} << 20;
 
 class FileReader {
  public:
@@ -50,19 +56,40 @@ class FileReader {
     return {};
   }
 
-  static Result<toml::table> parse(const std::string& path, const std::string& asked_at) {
+  static Result<std::string> read_text(const std::string& path, const std::string& asked_at) {
+    const auto refused = [&](std::string why) {
+      return fail({.code = Code::usage,
+                   .what = fmt::format("cannot read configuration file '{}'", path),
+                   .where = asked_at,
+                   .why = std::move(why),
+                   .fix = "check the name; a path is relative to the working directory, an include "
+                          "to the file that includes it"});
+    };
     std::error_code error;
     const auto status = std::filesystem::status(path, error);
     if (!std::filesystem::is_regular_file(status) && !std::filesystem::is_character_file(status) &&
         !std::filesystem::is_fifo(status))
-      return fail({.code = Code::usage,
-                   .what = fmt::format("cannot read configuration file '{}'", path),
-                   .where = asked_at,
-                   .why = error ? error.message() : "it is not a file",
-                   .fix = "check the name; a path is relative to the working directory, an include "
-                          "to the file that includes it"});
+      return refused(error ? error.message() : "it is not a file");
+    errno = 0;
+    std::ifstream file(path, std::ios::binary);
+    std::string text;
+    std::array<char, 65536> block{};
+    while (file && text.size() <= kMostFileBytes) {
+      file.read(block.data(), block.size());
+      text.append(block.data(), static_cast<std::size_t>(file.gcount()));
+    }
+    if (!file.is_open() || file.bad())
+      return refused(errno != 0 ? std::generic_category().message(errno) : "reading failed");
+    if (text.size() > kMostFileBytes)
+      return refused(fmt::format("it is larger than {} MiB", kMostFileBytes >> 20));
+    return text;
+  }
+
+  static Result<toml::table> parse(const std::string& path, const std::string& asked_at) {
+    EW_ASSIGN(const std::string text, read_text(path, asked_at));
+    EW_TRY(check_toml(text, path));
     try {
-      return toml::parse_file(path);
+      return toml::parse(std::string_view(text), std::string_view(path));
     } catch (const toml::parse_error& problem) {
       const auto& at = problem.source().begin;
       return fail({.code = Code::usage,
