@@ -26,6 +26,8 @@ constexpr std::size_t kTokenBytesAt = 40;
 constexpr std::size_t kTokenizerBytesAt = 44;
 constexpr std::size_t kTokenizerAt = 48;
 constexpr std::size_t kHeaderChecksumAt = kHeaderBytes - 8;
+// Ids are handed on as int32: beyond this an id inside the vocabulary could come out negative.
+constexpr std::int64_t kMostVocab = std::int64_t{1} << 31;
 
 // llm.c, dev/data/data_common.py (write_datafile) and llmc/dataloader.h: 256 x int32, then the
 // tokens.
@@ -291,8 +293,8 @@ Result<TokenLayout> decode_own(std::span<const std::byte> file, std::string_view
   const auto type = type_of_width(load<std::uint32_t>(file, kTokenBytesAt));
   const auto tokenizer_bytes = load<std::uint32_t>(file, kTokenizerBytesAt);
   // With a right checksum only another writer can have made such a header.
-  if (!type || tokenizer_bytes > kMaxTokenizerBytes || layout.vocab < 1 || layout.count < 0 ||
-      layout.data_offset_bytes != kHeaderBytes)
+  if (!type || tokenizer_bytes > kMaxTokenizerBytes || layout.vocab < 1 ||
+      layout.vocab > kMostVocab || layout.count < 0 || layout.data_offset_bytes != kHeaderBytes)
     return data_error(
         "the header of a token file contradicts its format", path,
         fmt::format("token bytes {}, identity bytes {}, vocab {}, count {}, data at {}",

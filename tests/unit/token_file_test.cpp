@@ -230,15 +230,11 @@ TEST(OwnFormat, ContradictingHeadersAreRefused) {
     std::uint64_t value;
     std::size_t bytes;
     std::string_view expected;
-  } cases[] = {{8, 2, 4, "version 2"},
-               {12, 8192, 4, "contradicts"},
-               {16, 0, 8, "contradicts"},
-               {24, 0, 8, "empty"},
-               {24, 21, 8, "truncated"},
-               {24, 19, 8, "longer"},
-               {24, ~std::uint64_t{0}, 8, "contradicts"},
-               {40, 3, 4, "contradicts"},
-               {40, 8, 4, "contradicts"},
+  } cases[] = {{8, 2, 4, "version 2"},    {12, 8192, 4, "contradicts"},
+               {16, 0, 8, "contradicts"}, {16, (std::uint64_t{1} << 31) + 1, 8, "contradicts"},
+               {24, 0, 8, "empty"},       {24, 21, 8, "truncated"},
+               {24, 19, 8, "longer"},     {24, ~std::uint64_t{0}, 8, "contradicts"},
+               {40, 3, 4, "contradicts"}, {40, 8, 4, "contradicts"},
                {44, 65, 4, "contradicts"}};
   for (const auto& [at, value, bytes, expected] : cases) {
     std::string bad = good;
