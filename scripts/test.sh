@@ -40,9 +40,10 @@ long_pattern=()
 run_suite release cpu-release all "${long_pattern[@]}" || failed=1
 run_suite asan+ubsan cpu-asan in_process_tests -L 'unit|reference|property' -LE long || failed=1
 run_suite tsan cpu-tsan threaded_tests -L tsan || failed=1
+[ "$long" = 0 ] || run_suite fuzz cpu-fuzz fuzz_targets -L fuzz || failed=1
 
 printf '\n== campaigns\n'
-for preset in cpu-release cpu-asan cpu-tsan; do
+for preset in cpu-release cpu-asan cpu-tsan cpu-fuzz; do
   [ -r "build/logs/$preset.output.log" ] || continue
   # A test prints its counts as "campaign: ..." lines.
   sed -n "s/^.*campaign: /  $preset: /p" "build/logs/$preset.output.log" | sort -u

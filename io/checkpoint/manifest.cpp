@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "io/base/crc32c.h"
 
@@ -24,6 +25,13 @@ std::uint32_t checksum(std::string_view text) {
 
 std::string json_text(std::string_view text) {
   return Json(text).dump(-1, ' ', /*ensure_ascii=*/true, Json::error_handler_t::replace);
+}
+
+/// The shortest text that reads back as the same number; null for one that is none. Without the
+/// point -0 would be read as an integer, which has no such value.
+std::string loss_text(double loss) {
+  if (!std::isfinite(loss)) return "null";
+  return loss == 0 && std::signbit(loss) ? "-0.0" : fmt::format("{}", loss);
 }
 
 std::string hex_list(std::span<const std::uint32_t> values) {
@@ -65,8 +73,27 @@ void add_file(std::string& text, const FileEntry& file) {
   text += "]}";
 }
 
-/// Reads fields of the parsed text; what is missing or of another kind throws Json::exception,
-/// which parse_manifest() turns into an Error.
+/// Reads fields of the parsed text; what is missing, of another kind or out of range throws
+/// Json::exception, which parse_manifest() turns into an Error.
+///
+/// Numbers are taken as written only: get() would convert any number to any other, which is
+/// undefined for a float beyond the integer's range.
+template <typename Integer>
+Integer integer(const Json& json) {
+  if (json.is_number_unsigned() && std::in_range<Integer>(json.get<std::uint64_t>()))
+    return static_cast<Integer>(json.get<std::uint64_t>());
+  if (json.is_number_integer() && !json.is_number_unsigned() &&
+      std::in_range<Integer>(json.get<std::int64_t>()))
+    return static_cast<Integer>(json.get<std::int64_t>());
+  throw Json::type_error::create(302, "a field is no integer, or beyond its range", nullptr);
+}
+
+double number(const Json& json) {
+  if (json.is_null()) return std::numeric_limits<double>::quiet_NaN();
+  if (json.is_number()) return json.get<double>();
+  throw Json::type_error::create(302, "the loss is no number", nullptr);
+}
+
 std::vector<std::uint32_t> hex_values(const Json& json) {
   const auto& text = json.get_ref<const std::string&>();
   std::vector<std::uint32_t> values;
@@ -85,20 +112,20 @@ Kind kind_of(const std::string& text) {
 }
 
 Piece piece_of(const Json& json) {
-  Piece piece{.tensor = json.at("tensor").get<std::int32_t>(),
+  Piece piece{.tensor = integer<std::int32_t>(json.at("tensor")),
               .kind = kind_of(json.at("kind").get<std::string>()),
-              .offset_bytes = json.at("offset").get<std::int64_t>(),
+              .offset_bytes = integer<std::int64_t>(json.at("offset")),
               .runs = {},
               .unit_crcs = hex_values(json.at("unit_crc32c"))};
   for (const Json& run : json.at("runs"))
-    piece.runs.push_back({run.at(0).get<std::int64_t>(), run.at(1).get<std::int64_t>(),
-                          run.at(2).get<std::int64_t>(), run.at(3).get<std::int64_t>()});
+    piece.runs.push_back({integer<std::int64_t>(run.at(0)), integer<std::int64_t>(run.at(1)),
+                          integer<std::int64_t>(run.at(2)), integer<std::int64_t>(run.at(3))});
   return piece;
 }
 
 FileEntry file_of(const Json& json) {
   FileEntry file{.name = json.at("name").get<std::string>(),
-                 .size_bytes = json.at("size").get<std::int64_t>(),
+                 .size_bytes = integer<std::int64_t>(json.at("size")),
                  .block_crcs = hex_values(json.at("block_crc32c")),
                  .frame_crc = 0,
                  .pieces = {}};
@@ -118,13 +145,12 @@ Manifest manifest_of(const Json& json) {
   Manifest manifest{.run = json.at("run").get<std::string>(),
                     .writer = json.at("writer").get<std::string>(),
                     .created = json.at("created").get<std::string>(),
-                    .step = Step{json.at("step").get<std::int64_t>()},
-                    .generation = Generation{json.at("generation").get<std::uint32_t>()},
-                    .updates = json.at("updates").get<std::int64_t>(),
-                    .samples = json.at("samples").get<std::int64_t>(),
-                    .tokens = json.at("tokens").get<std::int64_t>(),
-                    .loss = json.at("loss").is_null() ? std::numeric_limits<double>::quiet_NaN()
-                                                      : json.at("loss").get<double>(),
+                    .step = Step{integer<std::int64_t>(json.at("step"))},
+                    .generation = Generation{integer<std::uint32_t>(json.at("generation"))},
+                    .updates = integer<std::int64_t>(json.at("updates")),
+                    .samples = integer<std::int64_t>(json.at("samples")),
+                    .tokens = integer<std::int64_t>(json.at("tokens")),
+                    .loss = number(json.at("loss")),
                     .digest = {},
                     .config = facts_of(json.at("config")),
                     .facts = facts_of(json.at("facts")),
@@ -134,9 +160,11 @@ Manifest manifest_of(const Json& json) {
     const std::vector<std::uint32_t> halves = hex_values(json.at("state_digest"));
     if (halves.size() == 2) manifest.digest = std::uint64_t{halves[0]} << 32 | halves[1];
   }
-  for (const Json& tensor : json.at("tensors"))
-    manifest.tensors.push_back({tensor.at("name").get<std::string>(),
-                                tensor.at("shape").get<std::vector<std::int64_t>>()});
+  for (const Json& tensor : json.at("tensors")) {
+    Tensor& added = manifest.tensors.emplace_back();
+    added.name = tensor.at("name").get<std::string>();
+    for (const Json& dim : tensor.at("shape")) added.shape.push_back(integer<std::int64_t>(dim));
+  }
   for (const Json& file : json.at("files")) manifest.files.push_back(file_of(file));
   return manifest;
 }
@@ -195,8 +223,7 @@ std::string to_text(const Manifest& manifest) {
       "\"loss\":{},\n\"state_digest\":{},\n",
       kFormat, kFormatVersion, json_text(manifest.run), json_text(manifest.writer),
       json_text(manifest.created), raw(manifest.step), raw(manifest.generation), manifest.updates,
-      manifest.samples, manifest.tokens,
-      std::isfinite(manifest.loss) ? fmt::format("{}", manifest.loss) : "null",
+      manifest.samples, manifest.tokens, loss_text(manifest.loss),
       manifest.digest ? fmt::format("\"{:016x}\"", *manifest.digest) : "null");
   add_facts(text, "config", manifest.config);
   add_facts(text, "facts", manifest.facts);
@@ -236,10 +263,11 @@ Result<Manifest> parse_manifest(std::string_view text, const std::string& where)
   EW_TRY(check_text(text, where));
   try {
     const Json json = Json::parse(text);
-    const auto version = json.at("format_version").get<std::int64_t>();
+    // Not damage: nobody may set it aside for being newer than this program.
+    const auto version = integer<std::int64_t>(json.at("format_version"));
     if (json.at("format").get<std::string>() != kFormat || version != kFormatVersion)
       return fail(
-          {.code = Code::corrupt,
+          {.code = Code::usage,
            .what = "a checkpoint of another format",
            .where = where,
            .why = fmt::format("format version {}; this program reads {}", version, kFormatVersion),

@@ -92,7 +92,8 @@ std::string to_text(const Manifest& manifest);
 
 /// Accepts exactly what to_text() writes, and only when the parts fit together: every element of
 /// every tensor and kind in exactly one piece, pieces apart and inside their files, as many
-/// checksums as units and blocks, names that stay inside the directory. `where` is for errors.
+/// checksums as units and blocks, names that stay inside the directory. A sound text of another
+/// format version is Code::usage. `where` is for errors.
 Result<Manifest> parse_manifest(std::string_view text, const std::string& where);
 
 /// One file's entry on its own, as a writer hands it to the coordinator; unchecked.

@@ -8,6 +8,12 @@ if(ELASWAVE_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
   set(CMAKE_CXX_COMPILER_LAUNCHER "${ELASWAVE_CCACHE}")
 endif()
 
+# Fuzzing wants the sanitizers that turn silent errors into endings.
+option(ELASWAVE_FUZZ "build the fuzz targets (tests/fuzz) with coverage and the address sanitizer; build fuzz_targets alone" OFF)
+if(ELASWAVE_FUZZ)
+  set(ELASWAVE_SANITIZE address)
+endif()
+
 add_library(elaswave_options INTERFACE)
 target_compile_features(elaswave_options INTERFACE cxx_std_20)
 target_include_directories(elaswave_options INTERFACE "${PROJECT_SOURCE_DIR}")
@@ -23,6 +29,11 @@ elseif(ELASWAVE_SANITIZE STREQUAL "thread")
   target_link_options(elaswave_options INTERFACE -fsanitize=thread)
 elseif(NOT ELASWAVE_SANITIZE STREQUAL "")
   message(FATAL_ERROR "ELASWAVE_SANITIZE is '${ELASWAVE_SANITIZE}'; it takes address, thread or nothing")
+endif()
+if(ELASWAVE_FUZZ)
+  # The engine that is called back must not be traced itself.
+  target_compile_options(elaswave_options INTERFACE
+                         $<$<NOT:$<BOOL:$<TARGET_PROPERTY:ELASWAVE_UNTRACED>>>:-fsanitize-coverage=trace-pc>)
 endif()
 
 add_library(elaswave_warnings INTERFACE)
