@@ -43,6 +43,7 @@ Result<std::vector<std::string>> names_at(FileSystem& files, const Place& place)
   if (!place.only.empty()) return std::vector{place.only};
   EW_ASSIGN(const std::vector<Step> steps, checkpoint::list_steps(files, place.directory));
   std::vector<std::string> names;
+  names.reserve(steps.size());
   for (const Step step : steps) names.push_back(checkpoint::step_name(step));
   return names;
 }
@@ -190,7 +191,7 @@ Result<std::vector<std::string>> select_checkpoints(FileSystem& files, const std
                  .why = fmt::format("no step-* lies in {}", place.directory),
                  .fix = "name a run directory (log.dir), its checkpoints/ or one checkpoint"});
   if (selection == Selection::newest) selected.resize(1);
-  for (std::string& name : selected) name = place.directory + "/" + name;
+  for (std::string& name : selected) name = fmt::format("{}/{}", place.directory, name);
   return selected;
 }
 

@@ -1,5 +1,6 @@
 #include "app/checkpointing.h"
 
+#include <exception>
 #include <utility>
 
 #include "io/base/log.h"
@@ -7,6 +8,9 @@
 
 namespace elaswave::app {
 namespace {
+
+/// How often ranks that wait for each other's disks ask.
+constexpr Nanoseconds kPollInterval = 5 * kMillisecond;
 
 constexpr std::size_t kKinds = static_cast<std::size_t>(checkpoint::Kind::count);
 
@@ -28,6 +32,20 @@ std::vector<checkpoint::StateSource> sources_of(zero::Shard& shard) {
   return sources;
 }
 
+/// What work beside training throws (memory, threads) costs its checkpoint, not the run.
+template <typename Work>
+auto guarded(Work work) -> decltype(work()) {
+  try {
+    return work();
+  } catch (const std::exception& problem) {
+    return fail({.code = Code::io,
+                 .what = "a checkpoint could not be worked on",
+                 .where = "beside training",
+                 .why = problem.what(),
+                 .fix = "look at the limits of memory and processes"});
+  }
+}
+
 }  // namespace
 
 std::vector<checkpoint::Tensor> manifest_tensors(const spec::Inventory& inventory) {
@@ -41,6 +59,7 @@ std::vector<checkpoint::Tensor> manifest_tensors(const spec::Inventory& inventor
 
 Checkpointer::Checkpointer(const Parts& parts)
     : parts_(parts),
+      world_rank_(parts.world.world_rank()),
       sources_(sources_of(parts.shard)),
       copier_(parts.setup.beside),
       writer_(parts.setup.beside) {}
@@ -67,12 +86,13 @@ void Checkpointer::begin(const TrainerState& state) {
   if (phase_ != Phase::idle) {
     ++counts_.skipped;
     if (coordinator())
-      log_warn("checkpoint of step {} skipped: that of step {} is still being written",
-               raw(state.version.step), raw(attempt_.step));
+      log_warn("checkpoint of step {} skipped: that of step {} is still being {}",
+               raw(state.version.step), raw(attempt_.step),
+               phase_ == Phase::removing ? "removed" : "written");
     return;
   }
   wait_captured();
-  writer_.wait();  // it may still be removing what a failed attempt left
+  writer_.wait();
   phase_ = Phase::writing;
   state_ = state;
   wanted_ = state.version.step;
@@ -87,7 +107,7 @@ void Checkpointer::begin(const TrainerState& state) {
 }
 
 void Checkpointer::write_shard() {
-  auto written = written_shard();
+  auto written = guarded([this] { return written_shard(); });
   // The copy goes on regardless; the image must not be reused before it has ended.
   if (!written)
     log_error("checkpoint of step {} failed on this rank: {}", raw(attempt_.step),
@@ -100,8 +120,7 @@ Result<checkpoint::FileEntry> Checkpointer::written_shard() {
   EW_TRY(checkpoint::begin_attempt(parts_.setup.files, parts_.setup.directory, attempt_));
   if (!shard_) return checkpoint::FileEntry{};
   EW_ASSIGN(checkpoint::FileEntry entry,
-            shard_->write(parts_.setup.files, directory,
-                          checkpoint::shard_name(parts_.world.world_rank())));
+            shard_->write(parts_.setup.files, directory, checkpoint::shard_name(world_rank_)));
   if (!parts_.setup.verify) return entry;
   const auto damages = checkpoint::verify_file(parts_.setup.files, directory, entry);
   if (damages.empty()) return entry;
@@ -123,7 +142,7 @@ void Checkpointer::vote(optim::CommitVote& vote) const {
   if (phase_ == Phase::idle || writer_.running()) return;
   if (phase_ == Phase::writing) {
     (*entry_ ? vote.shards_written : vote.checkpoint_failures) = 1;
-  } else if (published_) {
+  } else if (published_) {  // the coordinator's
     (*published_ ? vote.checkpoints_published : vote.checkpoint_failures) = 1;
   }
 }
@@ -136,28 +155,35 @@ Result<void> Checkpointer::advance(const optim::CommitVote& total) {
       failed();
       return {};
     }
-    EW_ASSIGN(std::vector<checkpoint::FileEntry> shards, collect());
+    EW_ASSIGN(std::vector<std::string> reports, collect());
     phase_ = Phase::publishing;
-    if (coordinator())
-      writer_.start([this, shards = std::move(shards)]() mutable { publish(std::move(shards)); });
-  } else if (phase_ == Phase::publishing) {
-    if (total.checkpoint_failures > 0) {
-      failed();
-    } else if (total.checkpoints_published > 0) {
-      phase_ = Phase::idle;
-      durable_ = attempt_.step;
-      ++counts_.durable;
-    }
+    if (coordinator()) writer_.start([this, reports = std::move(reports)] { publish(reports); });
+  } else if (phase_ == Phase::publishing && total.checkpoint_failures > 0) {
+    failed();
+  } else if (phase_ == Phase::publishing && total.checkpoints_published > 0) {
+    phase_ = Phase::idle;
+    durable_ = attempt_.step;
+    ++counts_.durable;
+  } else if (phase_ == Phase::removing &&
+             total.checkpoint_failures + total.checkpoints_published > 0) {
+    phase_ = Phase::idle;
   }
   return {};
 }
 
 void Checkpointer::failed() {
-  phase_ = Phase::idle;
+  phase_ = Phase::removing;
+  published_.reset();
   ++counts_.failed;
   if (!coordinator()) return;
   log_error("checkpoint of step {} failed; training goes on", raw(attempt_.step));
-  writer_.start([this] { remove_attempt(); });
+  writer_.start([this] {
+    published_ = guarded([this]() -> Result<void> {
+      remove_attempt();
+      make_room();
+      return {};
+    });
+  });
 }
 
 void Checkpointer::remove_attempt() {
@@ -165,46 +191,55 @@ void Checkpointer::remove_attempt() {
   if (!removed) log_warn("cannot remove {}: {}", attempt_directory(), removed.error().why);
 }
 
-Result<std::vector<checkpoint::FileEntry>> Checkpointer::collect() {
-  const checkpoint::FileEntry& mine = **entry_;
-  const std::string text = shard_ ? checkpoint::entry_text(mine) : std::string();
+/// On a disk too full for another checkpoint the older ones go, but for those kept for ever and the
+/// newest that was read: or a long run would end with its oldest ones.
+void Checkpointer::make_room() {
+  const CheckpointSetup& setup = parts_.setup;
+  const auto free = setup.files.free_bytes(setup.directory);
+  if (!free || *free >= counts_.bytes * parts_.group.size()) return;
+  log_warn("{} has {} bytes left, too few for a checkpoint: older ones are deleted",
+           setup.directory, *free);
+  const auto deleted =
+      checkpoint::apply_retention(setup.files, setup.directory,
+                                  {.keep = 1, .keep_every = setup.retention.keep_every}, verified_);
+  if (!deleted) log_warn("cannot delete checkpoints: {}", deleted.error().text());
+}
+
+/// COLLECTIVE. The texts of all ranks' entries, on the coordinator; those of ranks that own nothing
+/// are empty.
+Result<std::vector<std::string>> Checkpointer::collect() {
+  const std::string text = shard_ ? checkpoint::entry_text(**entry_) : std::string();
   const auto length = static_cast<std::int64_t>(text.size());
   std::vector<std::int64_t> lengths(static_cast<std::size_t>(parts_.group.size()));
   EW_TRY(comm::all_gather(parts_.world, parts_.group, std::as_bytes(std::span(&length, 1)),
                           std::as_writable_bytes(std::span(lengths)), "shard reports", deadline()));
-  std::vector<checkpoint::FileEntry> shards;
+  std::vector<std::string> reports;
   if (!coordinator()) {
-    if (text.empty()) return shards;
+    if (text.empty()) return reports;
     const comm::Work work = parts_.world.send(
         parts_.group.world_ranks.front(), comm::Channel::state, {std::as_bytes(std::span(text))});
     EW_TRY(parts_.world.wait(work, "send a shard report", deadline()));
-    return shards;
+    return reports;
   }
-  for (int i = 0; i < parts_.group.size(); ++i) {
-    std::string report(static_cast<std::size_t>(lengths[static_cast<std::size_t>(i)]), '\0');
+  reports.push_back(text);
+  for (std::size_t i = 1; i < lengths.size(); ++i) {
+    std::string& report = reports.emplace_back(static_cast<std::size_t>(lengths[i]), '\0');
     if (report.empty()) continue;
-    if (i == 0) {
-      shards.push_back(mine);
-      continue;
-    }
-    const comm::Work work =
-        parts_.world.receive(parts_.group.world_ranks[static_cast<std::size_t>(i)],
-                             comm::Channel::state, {std::as_writable_bytes(std::span(report))});
+    const comm::Work work = parts_.world.receive(parts_.group.world_ranks[i], comm::Channel::state,
+                                                 {std::as_writable_bytes(std::span(report))});
     EW_TRY(parts_.world.wait(work, "receive a shard report", deadline()));
-    EW_ASSIGN(checkpoint::FileEntry entry, checkpoint::parse_entry(report));
-    shards.push_back(std::move(entry));
   }
-  return shards;
+  return reports;
 }
 
-void Checkpointer::publish(std::vector<checkpoint::FileEntry> shards) {
-  published_ = published(std::move(shards));
-  if (!*published_)
-    log_error("checkpoint of step {} was not published: {}", raw(attempt_.step),
-              published_->error().text());
+void Checkpointer::publish(const std::vector<std::string>& reports) {
+  published_ = guarded([&] { return published(reports); });
+  if (*published_) return tidy();
+  log_error("checkpoint of step {} was not published: {}", raw(attempt_.step),
+            published_->error().text());
 }
 
-Result<void> Checkpointer::published(std::vector<checkpoint::FileEntry> shards) {
+Result<void> Checkpointer::published(const std::vector<std::string>& reports) {
   const CheckpointSetup& setup = parts_.setup;
   checkpoint::Manifest manifest{.run = run_.empty() ? setup.run : run_,
                                 .writer = setup.writer,
@@ -219,34 +254,50 @@ Result<void> Checkpointer::published(std::vector<checkpoint::FileEntry> shards) 
                                 .config = setup.config,
                                 .facts = setup.facts,
                                 .tensors = manifest_tensors(parts_.inventory),
-                                .files = std::move(shards)};
+                                .files = {}};
+  for (const std::string& report : reports) {
+    if (report.empty()) continue;
+    EW_ASSIGN(checkpoint::FileEntry entry, checkpoint::parse_entry(report));
+    manifest.files.push_back(std::move(entry));
+  }
   EW_TRY(checkpoint::publish(setup.files, setup.directory, attempt_, std::move(manifest)));
-  // The checkpoint is there; what follows is housekeeping and can be done next time.
-  auto tidied = checkpoint::write_latest(setup.files, setup.directory, attempt_.step);
-  const Step verified = setup.verify ? attempt_.step : durable_;
-  if (tidied)
-    tidied = checkpoint::apply_retention(setup.files, setup.directory, setup.retention, verified);
-  if (!tidied) log_warn("after checkpoint {}: {}", raw(attempt_.step), tidied.error().text());
+  if (setup.verify) verified_ = attempt_.step;
+  return {};
+}
+
+/// The checkpoint is there; this is housekeeping and can be done next time.
+void Checkpointer::tidy() {
+  const CheckpointSetup& setup = parts_.setup;
+  const auto warn = [&](const Result<void>& done) {
+    if (!done) log_warn("after checkpoint {}: {}", raw(attempt_.step), done.error().text());
+  };
+  warn(guarded(
+      [&] { return checkpoint::write_latest(setup.files, setup.directory, attempt_.step); }));
+  warn(guarded([&] {
+    return checkpoint::apply_retention(setup.files, setup.directory, setup.retention, verified_);
+  }));
+}
+
+/// COLLECTIVE. Ends the attempt under way. Ranks ask each other again and again, so that a slow
+/// disk of one is no deadline missed for another.
+Result<void> Checkpointer::drain() {
+  wait_captured();
+  while (phase_ != Phase::idle) {
+    optim::CommitVote mine;
+    vote(mine);
+    std::int64_t words[] = {mine.shards_written, mine.checkpoint_failures,
+                            mine.checkpoints_published};
+    EW_TRY(comm::all_reduce_sum(parts_.world, parts_.group, words, "checkpoint", deadline()));
+    const Phase before = phase_;
+    EW_TRY(advance({.shards_written = words[0],
+                    .checkpoint_failures = words[1],
+                    .checkpoints_published = words[2]}));
+    if (phase_ == before) parts_.world.clock().sleep(kPollInterval);
+  }
   return {};
 }
 
 Result<bool> Checkpointer::finish(const std::optional<TrainerState>& last) {
-  const auto drain = [&]() -> Result<void> {
-    while (phase_ != Phase::idle) {
-      wait_captured();
-      writer_.wait();
-      optim::CommitVote mine;
-      vote(mine);
-      std::int64_t words[] = {mine.shards_written, mine.checkpoint_failures,
-                              mine.checkpoints_published};
-      EW_TRY(comm::all_reduce_sum(parts_.world, parts_.group, words, "checkpoint", deadline()));
-      EW_TRY(advance({.shards_written = words[0],
-                      .checkpoint_failures = words[1],
-                      .checkpoints_published = words[2]}));
-    }
-    writer_.wait();
-    return {};
-  };
   EW_TRY(drain());
   if (last && durable_ != last->version.step) {
     begin(*last);
@@ -257,7 +308,7 @@ Result<bool> Checkpointer::finish(const std::optional<TrainerState>& last) {
 
 void Checkpointer::resumed_from(const checkpoint::Manifest& manifest) {
   run_ = manifest.run;
-  wanted_ = durable_ = manifest.step;
+  wanted_ = durable_ = verified_ = manifest.step;
 }
 
 }  // namespace elaswave::app

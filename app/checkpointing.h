@@ -1,11 +1,11 @@
 // The trainer's side of checkpoints: when one is taken, how the ranks agree on its progress, and
 // what keeps it from getting in the way of training.
 //
-// One attempt at a time goes idle -> writing -> publishing -> idle. Ranks never wait for each other
-// because of it: each says in its commit vote how far its own files are, and the sums of the vote
-// move all ranks to the next phase at the same step. A rank's state is copied on a thread of its
-// own while the next step computes (master weights and moments change only in apply); apply waits
-// for the copy, nothing else does.
+// One attempt at a time goes idle -> writing -> publishing -> idle, or -> removing -> idle. Ranks
+// never wait for each other because of it: each says in its commit vote how far its own files are,
+// and the sums of the vote move all ranks to the next phase at the same step. A rank's state is
+// copied on a thread of its own while the next step computes (master weights and moments change
+// only in apply); apply waits for the copy, nothing else does.
 #pragma once
 
 #include <cstdint>
@@ -96,21 +96,25 @@ class Checkpointer {
   const CheckpointCounts& counts() const { return counts_; }
 
  private:
-  enum class Phase { idle, writing, publishing };
+  enum class Phase { idle, writing, publishing, removing };
 
   explicit Checkpointer(const Parts& parts);
-  bool coordinator() const { return parts_.world.world_rank() == parts_.group.world_ranks.front(); }
+  bool coordinator() const { return world_rank_ == parts_.group.world_ranks.front(); }
   std::string attempt_directory() const;
   void write_shard();
   Result<checkpoint::FileEntry> written_shard();
-  Result<std::vector<checkpoint::FileEntry>> collect();
-  void publish(std::vector<checkpoint::FileEntry> shards);
-  Result<void> published(std::vector<checkpoint::FileEntry> shards);
+  Result<std::vector<std::string>> collect();
+  void publish(const std::vector<std::string>& reports);
+  Result<void> published(const std::vector<std::string>& reports);
+  void tidy();
   void remove_attempt();
+  void make_room();
   void failed();
+  Result<void> drain();
   Deadline deadline() const { return Deadline::after(parts_.world.clock(), parts_.timeout); }
 
   Parts parts_;
+  int world_rank_;  // a copy: the thread beside training may outlive the world after a failure
   std::unique_ptr<checkpoint::ShardFile> shard_;  // null: this rank owns nothing
   std::vector<checkpoint::StateSource> sources_;
   std::string run_;  // of the checkpoint gone on from; empty: none
@@ -122,8 +126,9 @@ class Checkpointer {
   std::optional<Result<checkpoint::FileEntry>> entry_;
   std::optional<Result<void>> published_;
 
-  Step wanted_{};   // newest step a checkpoint was begun for
-  Step durable_{};  // newest durable one
+  Step wanted_{};    // newest step a checkpoint was begun for
+  Step durable_{};   // newest durable one
+  Step verified_{};  // newest one that was read, back or at the start
   CheckpointCounts counts_;
   checkpoint::BackgroundWriter copier_, writer_;  // last: they use everything above
 };

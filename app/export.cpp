@@ -177,7 +177,7 @@ Result<void> write_hdf5(const Input& input, std::optional<Kind> only, const std:
   return writer.close();
 }
 
-/// A foreign file in a checkpoint would make it a damaged one.
+/// Checkpoints are immutable, and retention would take the export along.
 Result<void> check_target(const std::string& checkpoint, const std::string& output) {
   std::error_code ignored;
   const auto inside = std::filesystem::weakly_canonical(output, ignored);
@@ -187,7 +187,7 @@ Result<void> check_target(const std::string& checkpoint, const std::string& outp
   return fail({.code = Code::usage,
                .what = "the export would go into the checkpoint itself",
                .where = fmt::format("--output {}", output),
-               .why = "a checkpoint with a foreign file in it counts as damaged",
+               .why = "checkpoints are never changed, and deleted as a whole",
                .fix = "name a path outside of it"});
 }
 
@@ -221,8 +221,15 @@ Result<std::vector<std::string>> export_checkpoint(FileSystem& files, const std:
   }
   EW_ASSIGN(const std::string config, gpt2_config(manifest, checkpoint));
   EW_TRY(make_directories(files, options.output));
+  const Kind kind = options.kind.value_or(Kind::master);
+  if (kind != Kind::master) {  // under a name that nobody loads as a model
+    const std::string moments = fmt::format("{}/{}.safetensors", options.output, name(kind));
+    EW_TRY(write_safetensors(input, kind, moments));
+    EW_ASSIGN(std::string line, written_line(files, moments));
+    return std::vector{std::move(line)};
+  }
   const std::string weights = options.output + "/model.safetensors";
-  EW_TRY(write_safetensors(input, options.kind.value_or(Kind::master), weights));
+  EW_TRY(write_safetensors(input, kind, weights));
   EW_TRY(replace_text(files, options.output, "config.json", config));
   EW_ASSIGN(std::string weights_line, written_line(files, weights));
   EW_ASSIGN(std::string config_line, written_line(files, options.output + "/config.json"));

@@ -98,7 +98,8 @@ int run(const std::vector<std::string>& words) {
 int main(int argc, char** argv) {
   int code = elaswave::exit_code(elaswave::Code::bug);
   elaswave::set_fatal_hook(elaswave::app::report_exit);
-  elaswave::configure_log(elaswave::LogLevel::info, "elaswave");  // to stderr; commands may change it
+  elaswave::configure_log(elaswave::LogLevel::info,
+                          "elaswave");  // to stderr; commands may change it
   try {
     code = elaswave::app::run(std::vector<std::string>(argv + (argc > 0 ? 1 : 0), argv + argc));
   } catch (const std::exception& problem) {

@@ -303,13 +303,14 @@ void add_checkpoint(std::vector<Option>& table) {
                    {},
                    free,
                    "directory that gets checkpoints/; empty: log.dir; neither: no checkpoints"});
-  table.push_back({"checkpoint.every",
-                   field<kCheckpoint, &P::every>,
-                   "steps",
-                   at_least(0),
-                   {},
-                   free,
-                   "between checkpoints; 0: never (but see last)"});
+  table.push_back(
+      {"checkpoint.every",
+       field<kCheckpoint, &P::every>,
+       "steps",
+       at_least(0),
+       {},
+       free,
+       "between checkpoints, one at a time: one still being written skips the next; 0: never"});
   table.push_back({"checkpoint.last",
                    field<kCheckpoint, &P::last>,
                    "",

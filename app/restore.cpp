@@ -1,7 +1,10 @@
 #include "app/restore.h"
 
+#include <exception>
+
 #include "app/checkpointing.h"
 #include "io/base/log.h"
+#include "io/checkpoint/publish.h"
 #include "io/checkpoint/reader.h"
 #include "io/checkpoint/store.h"
 
@@ -24,8 +27,22 @@ Error other_rank_failed(Code code, const std::string& directory) {
           .fix = "see the message of that rank"};
 }
 
+constexpr std::string_view kSessionName = ".session";
+
+std::string session_text(std::uint64_t session) {
+  return fmt::format("{:016x}\n", session);
+}
+
+/// Better to hear at the start than at the first checkpoint that nothing can be written.
+Result<void> try_to_write(FileSystem& files, const std::string& path, std::string_view text) {
+  EW_ASSIGN(const bool left_over, exists(files, path));
+  if (left_over) EW_TRY(files.remove_file(path));
+  EW_ASSIGN(const std::unique_ptr<FileHandle> file, files.create(path, Caching::buffered));
+  return file->write_at(0, std::as_bytes(std::span(text)));
+}
+
 Error misnamed(const std::string& path, Step step) {
-  return {.code = Code::corrupt,
+  return {.code = Code::usage,
           .what = "a checkpoint has another one's name",
           .where = path,
           .why = fmt::format("it is of step {}", raw(step)),
@@ -46,6 +63,7 @@ class Restorer {
   explicit Restorer(const RestoreRequest& request) : request_(request) {}
 
   Result<std::optional<Restored>> run() {
+    EW_TRY(check_sight());
     for (;;) {
       EW_ASSIGN(std::optional<Restored> candidate, choose());
       if (!candidate) return std::optional<Restored>();
@@ -62,6 +80,33 @@ class Restorer {
   }
   Deadline deadline() const { return Deadline::after(request_.world.clock(), request_.timeout); }
 
+  /// COLLECTIVE. Every rank must see the directory that the reporter sees, and write there.
+  Result<void> check_sight() {
+    const Result<void> mine = see();
+    std::int64_t blind = mine ? 0 : 1;
+    EW_TRY(comm::all_reduce_sum(request_.world, request_.group, std::span(&blind, 1),
+                                "sight of the checkpoints", deadline()));
+    if (!mine) return mine;
+    if (blind > 0) return fail(other_rank_failed(Code::usage, request_.directory));
+    return {};
+  }
+
+  Result<void> see() {
+    const auto mark =
+        read_text(request_.files, fmt::format("{}/{}", request_.directory, kSessionName));
+    if (!mark || *mark != session_text(request_.session))
+      return fail(
+          {.code = Code::usage,
+           .what = "this rank sees another directory than the lowest rank",
+           .where = fmt::format("rank {}, {}", request_.world.world_rank(), request_.directory),
+           .why = mark ? "the mark left there is of another run" : mark.error().why,
+           .fix = "give a path on a file system that all hosts share"});
+    const std::string probe =
+        fmt::format("{}/.probe-{}", request_.directory, request_.world.world_rank());
+    EW_TRY(try_to_write(request_.files, probe, "elaswave\n"));
+    return request_.files.remove_file(probe);
+  }
+
   /// The newest checkpoint with a sound manifest; others are set aside on the way.
   Result<std::optional<std::string>> choose_text(std::string& path) {
     EW_ASSIGN(const std::vector<Step> steps,
@@ -74,14 +119,25 @@ class Restorer {
       if (why.code != Code::corrupt) return fail(why);
       EW_TRY(set_aside(step, why));
     }
-    EW_ASSIGN(const bool set_aside_before,
-              checkpoint::any_set_aside(request_.files, request_.directory));
-    if (!set_aside_before) return std::optional<std::string>();
-    return fail({.code = Code::corrupt,
-                 .what = "no checkpoint is sound",
-                 .where = request_.directory,
-                 .why = "all there were are damaged and set aside (.bad-*)",
-                 .fix = "restore one from a copy, or start over with --train.fresh"});
+    EW_ASSIGN(const std::string trace,
+              checkpoint::trace_of_checkpoints(request_.files, request_.directory));
+    if (trace.empty()) return std::optional<std::string>();
+    return fail(
+        {.code = Code::corrupt,
+         .what = "no checkpoint is sound",
+         .where = request_.directory,
+         .why = fmt::format("there was one ({} is there), but none that could be used", trace),
+         .fix = "restore one from a copy, or start over with --train.fresh"});
+  }
+
+  /// LATEST names one that was set aside, or was never written.
+  void mend_latest(Step step) const {
+    const auto latest = read_text(
+        request_.files, fmt::format("{}/{}", request_.directory, checkpoint::kLatestName));
+    if (latest && *latest == checkpoint::step_name(step) + "\n") return;
+    if (const auto written = checkpoint::write_latest(request_.files, request_.directory, step);
+        !written)
+      log_warn("cannot write LATEST: {}", written.error().why);
   }
 
   Result<void> set_aside(Step step, const Error& why) {
@@ -134,7 +190,7 @@ class Restorer {
 
   /// COLLECTIVE. False: damaged, and set aside.
   Result<bool> load(const Restored& candidate) {
-    const Result<void> mine = load_own(candidate);
+    const Result<void> mine = try_load_own(candidate);
     std::int64_t words[] = {!mine && mine.error().code == Code::corrupt ? 1 : 0,
                             !mine && mine.error().code != Code::corrupt ? 1 : 0};
     EW_TRY(comm::all_reduce_sum(request_.world, request_.group, words, "loading a checkpoint",
@@ -142,6 +198,7 @@ class Restorer {
     if (words[1] > 0)
       return fail(mine ? other_rank_failed(Code::io, candidate.path) : mine.error());
     if (words[0] == 0) {
+      if (reporter()) mend_latest(candidate.manifest.step);
       request_.shard.version = {candidate.manifest.step, request_.group.generation};
       return true;
     }
@@ -149,8 +206,7 @@ class Restorer {
     std::int64_t refused = 0;
     Result<void> renamed;
     if (reporter()) {
-      renamed = set_aside(candidate.manifest.step,
-                          mine ? other_rank_failed(Code::corrupt, candidate.path) : mine.error());
+      renamed = set_aside_if_damaged(candidate, mine);
       refused = renamed ? 0 : 1;
     }
     EW_TRY(comm::broadcast(request_.world, request_.group, 0,
@@ -159,6 +215,36 @@ class Restorer {
     if (!renamed) return fail(renamed.error());
     if (refused != 0) return fail(other_rank_failed(Code::io, candidate.path));
     return false;
+  }
+
+  /// By the reporter, when a rank found damage.
+  Result<void> set_aside_if_damaged(const Restored& candidate, const Result<void>& mine) {
+    if (!mine) return set_aside(candidate.manifest.step, mine.error());
+    const auto damages = checkpoint::verify(request_.files, candidate.path);
+    if (damages.empty())
+      return fail({.code = Code::io,
+                   .what = "another rank cannot read what this one can",
+                   .where = candidate.path,
+                   .why = "every byte is as written where the lowest rank looks",
+                   .fix = "see the message of that rank; check its host's file system"});
+    return set_aside(candidate.manifest.step, {.code = Code::corrupt,
+                                               .what = "a checkpoint is damaged",
+                                               .where = damages.front().file,
+                                               .why = damages.front().what,
+                                               .fix = ""});
+  }
+
+  /// load_own(), with what the system refuses (memory, threads) as an error: peers must hear of it.
+  Result<void> try_load_own(const Restored& candidate) {
+    try {
+      return load_own(candidate);
+    } catch (const std::exception& problem) {
+      return fail({.code = Code::io,
+                   .what = "a checkpoint could not be loaded",
+                   .where = candidate.path,
+                   .why = problem.what(),
+                   .fix = "look at the limits of memory and processes"});
+    }
   }
 
   /// This rank's blocks, and its share of the bytes that are in no block: together the ranks look
@@ -198,7 +284,8 @@ class Restorer {
 
 }  // namespace
 
-Result<void> prepare_checkpoints(FileSystem& files, const std::string& directory, Start start) {
+Result<void> prepare_checkpoints(FileSystem& files, const std::string& directory, Start start,
+                                 std::uint64_t session) {
   EW_ASSIGN(const bool there, exists(files, directory));
   if (there && start == Start::fresh) {
     EW_ASSIGN(const std::string aside, free_name(files, directory));
@@ -207,14 +294,7 @@ Result<void> prepare_checkpoints(FileSystem& files, const std::string& directory
   }
   EW_TRY(make_directories(files, directory));
   EW_TRY(checkpoint::sweep(files, directory));
-  // Better to hear now than at the first checkpoint that nothing can be written here.
-  const std::string probe = directory + "/.probe";
-  EW_ASSIGN(const bool left_over, exists(files, probe));
-  if (left_over) EW_TRY(files.remove_file(probe));
-  constexpr std::string_view kProbe = "elaswave\n";
-  EW_ASSIGN(const std::unique_ptr<FileHandle> file, files.create(probe, Caching::buffered));
-  EW_TRY(file->write_at(0, std::as_bytes(std::span(kProbe))));
-  return files.remove_file(probe);
+  return try_to_write(files, fmt::format("{}/{}", directory, kSessionName), session_text(session));
 }
 
 Result<std::optional<Restored>> restore(const RestoreRequest& request) {

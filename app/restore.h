@@ -16,15 +16,18 @@ namespace elaswave::app {
 
 enum class Start { resume, fresh };
 
-/// By the reporter, before restore(): makes the directory, tries to write there, removes what dead
-/// writers left. Start::fresh renames an existing one out of the way first.
-Result<void> prepare_checkpoints(FileSystem& files, const std::string& directory, Start start);
+/// By the reporter, before restore(): makes the directory, removes what dead writers left, and
+/// leaves a mark by which the other ranks see that theirs is the same one. Start::fresh renames an
+/// existing one out of the way first.
+Result<void> prepare_checkpoints(FileSystem& files, const std::string& directory, Start start,
+                                 std::uint64_t session);
 
 struct RestoreRequest {
   comm::World& world;
   const comm::Group& group;
   FileSystem& files;
-  std::string directory;  // that holds step-*
+  std::string directory;      // that holds step-*
+  std::uint64_t session = 0;  // as given to prepare_checkpoints()
   const spec::Inventory& inventory;
   const layout::BlockTable& blocks;
   zero::Shard& shard;
@@ -39,8 +42,10 @@ struct Restored {
 };
 
 /// COLLECTIVE. Loads the newest sound checkpoint into the shard; its version is set. Nothing: there
-/// is none. Damaged ones are renamed aside and named in the log. Code::corrupt: there are
-/// checkpoints, but none is sound. Code::usage: `accept` refused the newest sound one.
+/// is none. Damaged ones are renamed aside and named in the log, but only if the reporter finds the
+/// damage too: what one rank alone cannot read is that rank's trouble (Code::io). Code::corrupt:
+/// there are or were checkpoints, but none is sound. Code::usage: `accept` refused the newest sound
+/// one, a rank sees another directory, or a checkpoint is of another format or has another's name.
 Result<std::optional<Restored>> restore(const RestoreRequest& request);
 
 }  // namespace elaswave::app

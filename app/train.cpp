@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <fstream>
 #include <random>
+#include <set>
 #include <thread>
 
 #include "app/commands.h"
@@ -37,8 +38,9 @@ namespace {
 // that block (README.md, "Signals of a rank").
 constexpr std::array kStopSignals = {SIGTERM, SIGUSR1};
 
-/// Before any thread is made: all inherit it.
-void block_stop_signals() {
+/// Before any thread is made: all inherit it. A file that may not grow is an error like any other.
+void set_signals() {
+  signal(SIGXFSZ, SIG_IGN);
   sigset_t set;
   sigemptyset(&set);
   for (const int signal : kStopSignals) sigaddset(&set, signal);
@@ -86,6 +88,7 @@ struct LocalSetup {
   std::optional<data::TokenSet> train, val;
   std::unique_ptr<FileSystem> files = make_file_system();
   std::optional<CheckpointSetup> checkpoint;
+  std::vector<FileLock> locks;  // the reporter's, on the directories of the run
   std::unique_ptr<Trainer> trainer;
   MemoryUse memory;
   StartIdentity identity;
@@ -227,28 +230,34 @@ Console::Rows start_rows(const Settings& settings, const LocalSetup& setup,
 /// Writes metrics and console lines on the reporter; nothing elsewhere.
 class Reporter final : public StepObserver {
  public:
-  Reporter(Console& console, std::optional<metrics::MetricsLog> log)
-      : console_(console), log_(std::move(log)) {}
+  Reporter(Console& console, std::optional<metrics::MetricsLog> log, std::int64_t tokens_per_step)
+      : console_(console), log_(std::move(log)), tokens_per_step_(tokens_per_step) {}
 
   Result<void> on_step(const StepReport& report) override {
     const optim::CommitRecord& record = report.record;
     if (log_) {
       const double seconds = static_cast<double>(report.duration) / static_cast<double>(kSecond);
-      const std::int64_t tokens = report.tokens / raw(record.version.step);
-      EW_TRY(log_->write({.step = record.version.step,
-                          .generation = record.version.generation,
-                          .loss = record.loss,
-                          .grad_norm = record.grad_norm,
-                          .lr = record.lr,
-                          .tokens = report.tokens,
-                          .ms = seconds * 1e3,
-                          .samples = report.samples,
-                          .sample_hash = record.sample_hash,
-                          .tokens_per_s = static_cast<double>(tokens) / seconds,
-                          .update = record.skip ? metrics::MetricsLine::Update::skipped
-                                                : metrics::MetricsLine::Update::applied,
-                          .digest = report.digest,
-                          .val_loss = report.val_loss}));
+      // A disk that fails costs metrics, not the run.
+      const auto written =
+          log_->write({.step = record.version.step,
+                       .generation = record.version.generation,
+                       .loss = record.loss,
+                       .grad_norm = record.grad_norm,
+                       .lr = record.lr,
+                       .tokens = report.tokens,
+                       .ms = seconds * 1e3,
+                       .samples = report.samples,
+                       .sample_hash = record.sample_hash,
+                       .tokens_per_s = static_cast<double>(tokens_per_step_) / seconds,
+                       .update = record.skip ? metrics::MetricsLine::Update::skipped
+                                             : metrics::MetricsLine::Update::applied,
+                       .digest = report.digest,
+                       .val_loss = report.val_loss});
+      if (!written) {
+        log_error("metrics end before step {}: {}", raw(record.version.step),
+                  written.error().text());
+        log_.reset();
+      }
     }
     console_.step(report);
     return {};
@@ -257,6 +266,7 @@ class Reporter final : public StepObserver {
  private:
   Console& console_;
   std::optional<metrics::MetricsLog> log_;
+  std::int64_t tokens_per_step_;
 };
 
 class SilentObserver final : public StepObserver {
@@ -291,7 +301,9 @@ Result<std::optional<metrics::MetricsLog>> open_log(const Settings& settings, St
   EW_ASSIGN(metrics::MetricsLog log, metrics::MetricsLog::open(directory.string(), resumed));
   const std::filesystem::path path = directory / "config.toml";
   std::ofstream file(path);
-  file << config_toml(settings);
+  Settings lasting = settings;
+  lasting.config.train.fresh = false;  // once is enough: this file may start the run again
+  file << config_toml(lasting);
   if (!file.flush())
     return fail({.code = Code::io,
                  .what = "cannot write the resolved configuration",
@@ -299,6 +311,32 @@ Result<std::optional<metrics::MetricsLog>> open_log(const Settings& settings, St
                  .why = "the system refused",
                  .fix = "check permissions and free space of log.dir"});
   return std::optional<metrics::MetricsLog>(std::move(log));
+}
+
+/// One run at a time in a directory: two would delete each other's checkpoints and metrics. A
+/// process that was just killed may hold its lock for a moment more.
+Result<void> lock_directories(const Config& config, std::vector<FileLock>& locks) {
+  constexpr int kTries = 20;
+  constexpr Nanoseconds kPause = 100 * kMillisecond;
+  RealClock clock;
+  std::set<std::string> directories = {config.log.dir, config.checkpoint.dir};
+  directories.erase("");
+  for (const std::string& directory : directories) {
+    EW_TRY(create_directories(directory));
+    std::optional<FileLock> lock;
+    for (int i = 0; i < kTries && !lock; ++i) {
+      if (i > 0) clock.sleep(kPause);
+      EW_ASSIGN(lock, FileLock::try_acquire(directory + "/.lock"));
+    }
+    if (!lock)
+      return fail({.code = Code::usage,
+                   .what = "another run is using this directory",
+                   .where = directory,
+                   .why = "its process holds .lock",
+                   .fix = "wait for it, end it, or give another log.dir"});
+    locks.push_back(*std::move(lock));
+  }
+  return {};
 }
 
 /// COLLECTIVE. What the reporter draws: the run's identity, should it be a new one, and the
@@ -316,6 +354,18 @@ Result<void> draw_identity(comm::World& world, CheckpointSetup& setup, Nanosecon
   return {};
 }
 
+/// Better now than at the first checkpoint that does not fit.
+void warn_of_small_disk(const LocalSetup& setup, std::int64_t ranks) {
+  const CheckpointSetup& checkpoint = *setup.checkpoint;
+  const auto free = setup.files->free_bytes(checkpoint.directory);
+  const double each = setup.trainer->memory().checkpoint * static_cast<double>(ranks);
+  const double wanted = each * static_cast<double>(checkpoint.retention.keep + 1);
+  if (free && static_cast<double>(*free) < wanted)
+    log_warn("{} has {} left; {} checkpoints of {} and one being written want {}",
+             checkpoint.directory, bytes_text(static_cast<double>(*free)),
+             checkpoint.retention.keep, bytes_text(each), bytes_text(wanted));
+}
+
 /// COLLECTIVE. Goes on from the newest checkpoint, if there is one, and says what has changed.
 Result<std::optional<Restored>> resume(const Settings& settings, comm::World& world,
                                        LocalSetup& setup, Nanoseconds timeout) {
@@ -324,12 +374,13 @@ Result<std::optional<Restored>> resume(const Settings& settings, comm::World& wo
   EW_TRY(draw_identity(world, *setup.checkpoint, timeout));
   std::optional<Error> failure;
   if (reporter)
-    if (auto prepared =
-            prepare_checkpoints(*setup.files, setup.checkpoint->directory,
-                                settings.config.train.fresh ? Start::fresh : Start::resume);
+    if (auto prepared = prepare_checkpoints(
+            *setup.files, setup.checkpoint->directory,
+            settings.config.train.fresh ? Start::fresh : Start::resume, setup.checkpoint->session);
         !prepared)
       failure = std::move(prepared).error();
   EW_TRY(agree_start(world, failure, setup.identity, timeout));
+  if (reporter) warn_of_small_disk(setup, world.size());
   return setup.trainer->resume(
       [&](const checkpoint::Manifest& manifest, const std::string& path) -> Result<void> {
         const auto changes =
@@ -371,7 +422,7 @@ ConsoleMode console_mode(const Config& config) {
 
 Result<int> run_train(const Settings& settings) {
   const Config& config = settings.config;
-  block_stop_signals();
+  set_signals();
   start_log(config);  // before there are threads
   // Declared before the world: when something fails, the world's communication thread must have
   // ended before the memory it may still read and write goes.
@@ -382,6 +433,10 @@ Result<int> run_train(const Settings& settings) {
   const Nanoseconds timeout = config.comm.timeout_ms * kMillisecond;
 
   std::optional<Error> failure = set_up(settings, *world, setup);
+  EW_TRY(agree_start(*world, failure, setup.identity, timeout));
+  if (reporter)
+    if (auto locked = lock_directories(config, setup.locks); !locked)
+      failure = std::move(locked).error();
   EW_TRY(agree_start(*world, failure, setup.identity, timeout));
   // Files only once it is clear that there will be a run.
   EW_ASSIGN(const std::optional<Restored> restored, resume(settings, *world, setup, timeout));
@@ -398,7 +453,7 @@ Result<int> run_train(const Settings& settings) {
   Console console(console_mode(config), config.log.every, setup.spec);
   if (reporter) console.table(start_rows(settings, setup, restored, *world));
   SilentObserver silent;
-  Reporter reports(console, std::move(log));
+  Reporter reports(console, std::move(log), setup.spec.tokens_per_step());
   StepObserver& observer = reporter ? static_cast<StepObserver&>(reports) : silent;
   EW_ASSIGN(const RunSummary summary, setup.trainer->run(observer));
   Result<void> dumped;

@@ -91,6 +91,7 @@ Result<std::optional<Restored>> Trainer::resume(const Accept& accept) {
                                                        .group = group_,
                                                        .files = parts_.checkpoint->files,
                                                        .directory = parts_.checkpoint->directory,
+                                                       .session = parts_.checkpoint->session,
                                                        .inventory = inventory_,
                                                        .blocks = blocks_,
                                                        .shard = shard_,
@@ -125,11 +126,12 @@ Result<void> Trainer::adopt(const checkpoint::Manifest& manifest) {
 
 Result<RunSummary> Trainer::run(StepObserver& observer) {
   gatherer_.start(shard_.version);
+  if (reached_stop()) return finish(last_, true);  // before the run was resumed
   for (Step step = next(shard_.version.step); raw(step) <= spec_.steps; step = next(step)) {
     EW_ASSIGN(last_, run_step(step));
     EW_TRY(observer.on_step(last_));
     if (raw(step) == spec_.steps) break;
-    if (stop_agreed_ || raw(step) == spec_.stop_at) return finish(last_, true);
+    if (stop_agreed_ || reached_stop()) return finish(last_, true);
     if (checkpointer_ && checkpointer_->due(step)) checkpointer_->begin(state_of(last_));
   }
   return finish(last_, false);
@@ -237,9 +239,13 @@ Result<optim::CommitRecord> Trainer::commit(Step step, const optim::CommitVote& 
   const optim::CommitVote total = optim::CommitVote::from_words(words);
   const optim::CommitRecord record = optim::decide(total, {step, plan_.generation}, updates_,
                                                    batches_.sample_hash(step), spec_.adamw);
-  EW_TRY(check_commit(record, total));
-  stop_agreed_ = total.stop_requests > 0;
   if (checkpointer_) EW_TRY(checkpointer_->advance(total));
+  if (auto checked = check_commit(record, total); !checked) {
+    // All ranks leave here, in good order: the checkpoint under way is worth having.
+    if (checkpointer_) (void)checkpointer_->finish(std::nullopt);
+    return fail(std::move(checked).error());
+  }
+  stop_agreed_ = total.stop_requests > 0;
   parts_.world.probe(Point::after_commit);
   return record;
 }
@@ -316,6 +322,11 @@ Result<std::optional<double>> Trainer::validate() {
   if (total.micro_batches < count) return std::optional<double>();  // broken off: no loss to tell
   if (total.bad_ranks > 0) return std::optional(std::numeric_limits<double>::quiet_NaN());
   return std::optional(total.loss.value() / static_cast<double>(total.tokens));
+}
+
+bool Trainer::reached_stop() const {
+  const std::int64_t step = raw(shard_.version.step);
+  return spec_.stop_at > 0 && step >= spec_.stop_at && step < spec_.steps;
 }
 
 TrainerState Trainer::state_of(const StepReport& report) const {

@@ -99,6 +99,8 @@ class Trainer {
   tl::unexpected<Error> data_failure(const optim::CommitVote& total) const;
   Result<std::uint64_t> digest();
   Result<std::optional<double>> validate();
+  /// True when train.stop_at has been reached before the last step.
+  bool reached_stop() const;
   TrainerState state_of(const StepReport& report) const;
   Result<RunSummary> finish(StepReport last, bool stopped);
   bool asked_to_stop() const { return parts_.stop != nullptr && parts_.stop(); }

@@ -1,22 +1,27 @@
 #!/usr/bin/env bash
 # clang-tidy with .clang-tidy over the sources of a configured build folder, two at a time.
-#   scripts/tidy.sh [--build DIR] [--all]
-# Without --all: the .cpp files that differ from the last commit (and those that are new); with it: every file the build
-# folder compiles. DIR is build by default and must hold compile_commands.json. Exit 1 when there is a finding.
+#   scripts/tidy.sh [--build DIR] [--all | --since REVISION]
+# The .cpp files that differ from the last commit, or from REVISION, and those that are new; with --all every file the
+# build folder compiles. DIR is build by default and must hold compile_commands.json. Exit 1 when there is a finding.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-build=build scope=changed
+build=build scope=changed since=HEAD
 while [ $# -gt 0 ]; do
   case $1 in
     --all) scope=all ;;
+    --since)
+      [ $# -ge 2 ] || { echo "tidy: --since takes a revision" >&2; exit 2; }
+      since=$2
+      shift
+      ;;
     --build)
       [ $# -ge 2 ] || { echo "tidy: --build takes a folder" >&2; exit 2; }
       build=$2
       shift
       ;;
     *)
-      echo "usage: scripts/tidy.sh [--build DIR] [--all]" >&2
+      echo "usage: scripts/tidy.sh [--build DIR] [--all | --since REVISION]" >&2
       exit 2
       ;;
   esac
@@ -44,7 +49,7 @@ print("\n".join(sorted(path for path in inside if path.split("/")[0] in ("app", 
 PYTHON
 }
 changed() {
-  { git diff --name-only --diff-filter=d HEAD -- '*.cpp' 2>/dev/null || true
+  { git diff --name-only --diff-filter=d "$since" -- '*.cpp' 2>/dev/null || true
     git ls-files --others --exclude-standard -- '*.cpp'; } | sort -u
 }
 

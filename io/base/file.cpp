@@ -1,6 +1,7 @@
 #include "io/base/file.h"
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -196,6 +197,16 @@ MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
 
 MappedFile::~MappedFile() {
   if (!bytes_.empty()) ::munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
+}
+
+Result<std::optional<FileLock>> FileLock::try_acquire(const std::string& path) {
+  EW_ASSIGN(Descriptor descriptor, open_descriptor(path, O_RDWR | O_CREAT, "for locking"));
+  if (retry([&] { return ::flock(descriptor.get(), LOCK_EX | LOCK_NB); }) == 0)
+    return std::optional(FileLock(std::move(descriptor)));
+  if (errno == EWOULDBLOCK) return std::optional<FileLock>();
+  log_warn("{} cannot be locked ({}): nothing keeps a second run out", path,
+           std::generic_category().message(errno));
+  return std::optional(FileLock());
 }
 
 Result<void> create_directories(const std::string& path) {

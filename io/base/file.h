@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -104,6 +105,20 @@ class MappedFile {
 
  private:
   std::span<const std::byte> bytes_;
+};
+
+/// A lock that one process holds on a file, advisory, gone with the process however it ends. Only
+/// as good as the file system: some network file systems lock nothing, or only within a host.
+class FileLock {
+ public:
+  FileLock() = default;
+  /// Nothing: somebody else has it. Creates the file when missing. A file system without locks
+  /// gives an empty lock, with a warning.
+  static Result<std::optional<FileLock>> try_acquire(const std::string& path);
+
+ private:
+  explicit FileLock(Descriptor descriptor) : descriptor_(std::move(descriptor)) {}
+  Descriptor descriptor_;
 };
 
 /// Creates the directory and its parents when missing.

@@ -1,20 +1,27 @@
 #include "io/checkpoint/background_writer.h"
 
-#include <utility>
+#include <system_error>
 
 #include "io/base/error.h"
+#include "io/base/log.h"
 
 namespace elaswave::checkpoint {
 
-void BackgroundWriter::start(std::function<void()> job) {
+void BackgroundWriter::start(const std::function<void()>& job) {
   EW_CHECK(!running(), "a second job beside training");
   if (beside_ == Beside::caller) return job();
   wait();
   running_.store(true, std::memory_order_release);
-  thread_ = std::thread([this, job = std::move(job)] {
-    job();
+  try {
+    thread_ = std::thread([this, job] {
+      job();
+      running_.store(false, std::memory_order_release);
+    });
+  } catch (const std::system_error& problem) {
     running_.store(false, std::memory_order_release);
-  });
+    log_warn("no thread for a checkpoint ({}): training waits for it", problem.what());
+    job();
+  }
 }
 
 void BackgroundWriter::wait() {

@@ -18,8 +18,9 @@ class BackgroundWriter {
   BackgroundWriter& operator=(const BackgroundWriter&) = delete;
   ~BackgroundWriter() { wait(); }
 
-  /// REQUIRES: not running().
-  void start(std::function<void()> job);
+  /// Does the job in the caller when the system has no thread left. REQUIRES: not running(); the
+  /// job throws nothing.
+  void start(const std::function<void()>& job);
   bool running() const { return running_.load(std::memory_order_acquire); }
   /// Returns when nothing runs. What the job wrote is visible then, as after running() == false.
   void wait();

@@ -4,6 +4,7 @@
 
 #include "io/base/crc32c.h"
 #include "io/checkpoint/index.h"
+#include "io/checkpoint/reader.h"
 #include "io/checkpoint/store.h"
 
 namespace elaswave::checkpoint {
@@ -16,6 +17,30 @@ Result<void> replace_text(FileSystem& files, const std::string& path, std::strin
   if (left_over) EW_TRY(files.remove_file(part));
   EW_TRY(write_text(files, part, text));
   return files.rename(part, path);
+}
+
+/// A writer may have written somewhere else: a disk that is not shared, a mount that is missing.
+Result<void> check_attempt(FileSystem& files, const std::string& path, const Manifest& manifest) {
+  EW_ASSIGN(const Manifest read, read_manifest(files, path));
+  if (to_text(read) != to_text(manifest))
+    return fail({.code = Code::io,
+                 .what = "a manifest does not read back as it was written",
+                 .where = path,
+                 .why = "it is another checkpoint's",
+                 .fix = "check the disk and the file system"});
+  for (const FileEntry& entry : manifest.files) {
+    if (!entry.pieces.empty()) {
+      EW_TRY(verify_frame(files, path, entry));
+      continue;
+    }
+    if (const auto damages = verify_file(files, path, entry); !damages.empty())
+      return fail({.code = Code::io,
+                   .what = "a file does not read back as it was written",
+                   .where = path + "/" + entry.name,
+                   .why = damages.front().what,
+                   .fix = "check the disk and the file system"});
+  }
+  return {};
 }
 
 }  // namespace
@@ -53,6 +78,7 @@ Result<void> publish(FileSystem& files, const std::string& directory, const Atte
   manifest.files.push_back(plain_entry(std::string(kIndexName), index));
   EW_TRY(check_manifest(manifest, path));  // never write what could not be read
   EW_TRY(replace_text(files, path + "/" + std::string(kManifestName), to_text(manifest)));
+  EW_TRY(check_attempt(files, path, manifest));
   EW_TRY(files.sync_directory(path + "/" + std::string(kShardFolder)));
   EW_TRY(files.sync_directory(path));
   EW_TRY(files.rename(path, directory + "/" + step_name(attempt.step)));

@@ -27,8 +27,9 @@ std::string attempt_path(const std::string& directory, const Attempt& attempt);
 /// Makes the attempt's folders; every writer may call it.
 Result<void> begin_attempt(FileSystem& files, const std::string& directory, const Attempt& attempt);
 
-/// Commits. `manifest` holds everything but the index's entry. An error means that step-* does not
-/// exist or is not known to be durable.
+/// Commits. `manifest` holds everything but the index's entry. Before the rename it looks at what
+/// it is about to commit: the manifest reads back, the index too, and every shard is there with its
+/// size and frame. An error means that step-* does not exist or is not known to be durable.
 Result<void> publish(FileSystem& files, const std::string& directory, const Attempt& attempt,
                      Manifest manifest);
 

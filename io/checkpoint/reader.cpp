@@ -293,7 +293,7 @@ std::vector<Damage> verify_file(FileSystem& files, const std::string& checkpoint
 }
 
 std::vector<Damage> verify(FileSystem& files, const std::string& checkpoint) {
-  const auto manifest = read_manifest(files, checkpoint);
+  const auto manifest = read_manifest_alone(files, checkpoint);
   if (!manifest)
     return {{manifest.error().where, manifest.error().what + ": " + manifest.error().why}};
   std::vector<Damage> damages;

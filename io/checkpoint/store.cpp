@@ -9,7 +9,6 @@ namespace elaswave::checkpoint {
 namespace {
 
 constexpr std::string_view kStepPrefix = "step-";
-constexpr std::size_t kStepDigits = 12;
 // No file system holds so many names of one kind; bounds the search for a free one.
 constexpr int kMostSetAside = 1'000'000;
 
@@ -37,7 +36,7 @@ std::int64_t parse_step_name(std::string_view name) {
   std::int64_t step = -1;
   const auto [end, problem] = std::from_chars(name.data(), name.data() + name.size(), step);
   const bool whole = problem == std::errc{} && end == name.data() + name.size();
-  return whole && name.size() >= kStepDigits && step >= 0 ? step : -1;
+  return whole && step >= 0 && name == step_name(Step{step}).substr(kStepPrefix.size()) ? step : -1;
 }
 
 std::string shard_name(int writer) {
@@ -51,20 +50,25 @@ Result<std::vector<Step>> list_steps(FileSystem& files, const std::string& direc
   EW_ASSIGN(const std::vector<DirectoryEntry> entries, files.list(directory));
   for (const DirectoryEntry& entry : entries)
     if (const std::int64_t step = parse_step_name(entry.name);
-        step >= 0 && entry.type == DirectoryEntry::Type::directory)
+        // A link to a directory elsewhere is as good.
+        step >= 0 && entry.type != DirectoryEntry::Type::file)
       steps.push_back(Step{step});
   std::sort(steps.begin(), steps.end(), std::greater<>());
   return steps;
 }
 
-Result<Manifest> read_manifest(FileSystem& files, const std::string& checkpoint) {
+Result<Manifest> read_manifest_alone(FileSystem& files, const std::string& checkpoint) {
   const std::string path = checkpoint + "/" + std::string(kManifestName);
   const auto text = read_text(files, path);
   if (!text) {
     if (text.error().code != Code::data) return fail(text.error());
     return corrupt(path, text.error().why);
   }
-  EW_ASSIGN(Manifest manifest, parse_manifest(*text, path));
+  return parse_manifest(*text, path);
+}
+
+Result<Manifest> read_manifest(FileSystem& files, const std::string& checkpoint) {
+  EW_ASSIGN(Manifest manifest, read_manifest_alone(files, checkpoint));
   for (const FileEntry& entry : manifest.files) {
     if (entry.pieces.empty()) continue;  // the index: the state is whole without it
     const std::string shard = checkpoint + "/" + entry.name;
@@ -119,23 +123,28 @@ Result<std::string> set_aside(FileSystem& files, const std::string& directory, S
   return corrupt(directory, "there is no name left to set a checkpoint aside");
 }
 
-Result<bool> any_set_aside(FileSystem& files, const std::string& directory) {
+Result<std::string> trace_of_checkpoints(FileSystem& files, const std::string& directory) {
   EW_ASSIGN(const bool there, exists(files, directory));
-  if (!there) return false;
+  if (!there) return std::string();
   EW_ASSIGN(const std::vector<DirectoryEntry> entries, files.list(directory));
-  return std::any_of(entries.begin(), entries.end(), [](const DirectoryEntry& entry) {
-    return entry.name.starts_with(kBadPrefix);
-  });
+  for (const DirectoryEntry& entry : entries)
+    if (entry.name.starts_with(kBadPrefix) || entry.name.starts_with(kStepPrefix) ||
+        entry.name == kLatestName)
+      return entry.name;
+  return std::string();
 }
 
 Result<void> sweep(FileSystem& files, const std::string& directory) {
   EW_ASSIGN(const bool there, exists(files, directory));
   if (!there) return {};
   EW_ASSIGN(const std::vector<DirectoryEntry> entries, files.list(directory));
-  for (const DirectoryEntry& entry : entries)
-    if (entry.type == DirectoryEntry::Type::directory &&
-        (entry.name.starts_with(kTemporaryPrefix) || entry.name.starts_with(kTrashPrefix)))
-      EW_TRY(remove_tree(files, directory + "/" + entry.name));
+  for (const DirectoryEntry& entry : entries) {
+    if (!entry.name.starts_with(kTemporaryPrefix) && !entry.name.starts_with(kTrashPrefix))
+      continue;
+    const std::string path = fmt::format("{}/{}", directory, entry.name);
+    if (const auto removed = remove_tree(files, path); !removed)
+      log_warn("cannot remove {}: {}", path, removed.error().why);
+  }
   return {};
 }
 

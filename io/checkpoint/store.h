@@ -36,6 +36,8 @@ Result<std::vector<Step>> list_steps(FileSystem& files, const std::string& direc
 /// Reads and checks MANIFEST.json of one checkpoint and that every shard has the size it says.
 /// Their contents are not read. Code::corrupt says what is wrong.
 Result<Manifest> read_manifest(FileSystem& files, const std::string& checkpoint);
+/// The same without a look at the shards.
+Result<Manifest> read_manifest_alone(FileSystem& files, const std::string& checkpoint);
 
 /// Where the tools are pointed at: a run directory, its checkpoints/ or one step-*; resolved to the
 /// directory of one checkpoint: of several the newest whose manifest is sound.
@@ -47,10 +49,12 @@ Result<std::string> checkpoints_directory(FileSystem& files, const std::string& 
 /// Renames a damaged checkpoint to .bad-...; returns the new path.
 Result<std::string> set_aside(FileSystem& files, const std::string& directory, Step step);
 
-/// True when something was set aside and is still there.
-Result<bool> any_set_aside(FileSystem& files, const std::string& directory);
+/// A name that tells of checkpoints where list_steps() finds none: one set aside, LATEST, or one
+/// with a name like theirs. Empty: there never was one.
+Result<std::string> trace_of_checkpoints(FileSystem& files, const std::string& directory);
 
-/// Removes what dead writers left: .tmp-* and .trash-*. REQUIRES: no attempt is under way.
+/// Removes what dead writers left: .tmp-* and .trash-*. What cannot be removed is logged. REQUIRES:
+/// no attempt is under way.
 Result<void> sweep(FileSystem& files, const std::string& directory);
 
 struct Retention {

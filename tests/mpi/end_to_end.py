@@ -304,14 +304,14 @@ def case_kill(bench):
     bench.run(bench.train_arguments("straight", *arguments, steps=40))
     expected = bench.trace("straight")
     random.seed(5)
-    kills, began_at = 0, []
+    kills, started = 0, False
     for attempt in range(200):
         command = bench.train_arguments("killed", *arguments, steps=40)
         ranks = 1 + attempt % 3
         if ranks > 1:
             command = ["launch", "-n", str(ranks), "--", *command]
         with bench.start(command) as process:
-            before = os.path.getsize(bench.path("killed", "metrics.jsonl")) if began_at else 0
+            before = os.path.getsize(bench.path("killed", "metrics.jsonl")) if started else 0
             deadline = time.monotonic() + TIMEOUT_S
             file = bench.path("killed", "metrics.jsonl")
             # Some progress, then a random moment: or fast machines and slow ones test different things.
@@ -327,11 +327,11 @@ def case_kill(bench):
                 kills += 1
             process.wait(timeout=TIMEOUT_S)
             wait_gone(victims)
-            began_at.append(len(expected))
+            started = True
             if process.returncode == 0:
                 break
     expect(process.returncode == 0, f"never finished; exit code {process.returncode}")
-    expect(kills >= 3, f"only {kills} kills")
+    expect(kills >= 2, f"only {kills} kills")
     expect(bench.trace("killed") == expected, "a run that was killed again and again computed other steps")
     print(f"campaign: {kills} SIGKILLs of whole jobs, every step's digest as without them")
 
@@ -354,6 +354,7 @@ def case_checkpoint_stop(bench):
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate(timeout=TIMEOUT_S)
     expect(process.returncode == 75, f"exit code {process.returncode}\n{out[-800:]}\n{err[-2000:]}")
+    expect("val_loss" not in bench.metrics("stopped")[-1], "the validation was not broken off")
     stopped_at = int(re.search(r"stopped step=(\d+)", out).group(1))
     expect(os.path.isdir(bench.path("stopped", "checkpoints", f"step-{stopped_at:012d}")), "no checkpoint was left")
     bench.run(["launch", "-n", "3", "--", *bench.train_arguments("stopped", *quick)])
@@ -439,13 +440,45 @@ def case_checkpoint_failure(bench):
     """A disk that takes no checkpoint does not stop training; exit code 8 tells."""
     bench.prepare()
     bench.run(bench.train_arguments("straight"))
-    limited = ["bash", "-c", 'trap "" XFSZ; ulimit -f 64; exec "$0" "$@"']  # no file above 64 KiB
+    limited = ["bash", "-c", 'ulimit -f 64; exec "$0" "$@"']  # no file above 64 KiB
     done = bench.run(bench.train_arguments("full", "--checkpoint.every=2"), code=8, prefix=limited)
     expect("NOT on disk" in done.stdout and "done step=4" in done.stdout, done.stdout[-500:])
     expect(bench.trace("full") == bench.trace("straight"), "the run differs")
-    expect(os.listdir(bench.path("full", "checkpoints")) == [], "something was left behind")
+    left = [name for name in os.listdir(bench.path("full", "checkpoints")) if name != ".session"]
+    expect(left == [], f"left behind: {left}")
     bench.run(bench.train_arguments("full", "--checkpoint.every=2"))
     expect(bench.trace("full") == bench.trace("straight"), "the run after it differs")
+
+
+def case_checkpoint_directory(bench):
+    """One run a directory; links are followed; train.fresh is said once; nothing starts over by itself."""
+    bench.prepare()
+    arguments = bench.train_arguments("run", "--train.decay_steps=6", steps=4)
+    bench.run([*arguments, "--train.fresh"])
+    expected = bench.trace("run")
+    longer = bench.train_arguments("run", "--train.decay_steps=6", steps=6)
+    # A running one keeps others out.
+    slow = bench.train_arguments("busy", "--train.global_batch=1000", steps=1000)
+    with bench.start(slow) as process:
+        bench.wait_for(lambda: os.path.exists(bench.path("busy", "config.toml")), process)
+        for more in ([], ["--train.fresh"]):
+            done = bench.run([*bench.train_arguments("busy"), *more], code=2)
+            expect("another run" in done.stderr, done.stderr)
+    # Moved to another disk and linked back.
+    home = bench.path("run", "checkpoints", "step-000000000004")
+    os.rename(home, bench.path("elsewhere"))
+    os.symlink(bench.path("elsewhere"), home)
+    with open(bench.path("run", "config.toml")) as file:
+        expect("fresh = true" not in file.read(), "train.fresh would be said again")
+    done = bench.run(longer)
+    expect("going on after step 4" in done.stdout, done.stdout[:1500])
+    expect(bench.trace("run")[:4] == expected, "the resumed run differs")
+    # All gone but for LATEST: somebody deleted them, or the disk is not mounted.
+    for name in os.listdir(bench.path("run", "checkpoints")):
+        if name.startswith("step-"):
+            os.rename(bench.path("run", "checkpoints", name), bench.path(name))
+    done = bench.run(longer, code=9)
+    expect("LATEST" in done.stderr and "--train.fresh" in done.stderr, done.stderr)
 
 
 def case_checkpoint_h5py(bench):

@@ -143,6 +143,89 @@ TEST_F(CheckpointTest, TheNewestOnesStayAndThoseOfTheInterval) {
   EXPECT_EQ(files.contents(kDirectory + "/LATEST"), step_name(Step{kSteps}) + "\n");
 }
 
+// ---- ranks that do not see the same files
+
+TEST_F(CheckpointTest, ARankThatSeesAnotherDirectoryIsRefusedAndNothingIsRenamed) {
+  FakeFileSystem shared, other;
+  app::Config config = config_;
+  config.train.stop_at = 3;
+  ASSERT_TRUE(train_simulated(config, {.ranks = 2, .files = &shared}).summary.durable);
+  const std::vector<std::string> before = shared.all_files();
+  // The other rank's directory is missing, empty, or that of another run.
+  for (int kind = 0; kind < 3; ++kind) {
+    if (kind == 1) {
+      ASSERT_TRUE(make_directories(other, kDirectory));
+    }
+    if (kind == 2) {
+      ASSERT_TRUE(train_simulated(config, {.ranks = 1, .files = &other}).summary.durable);
+      other.set_contents(kDirectory + "/.session", "0000000000000002\n");
+    }
+    const SimulatedRun run =
+        train_simulated(config_, {.ranks = 2, .files = &shared, .other_files = &other});
+    for (const auto& error : run.errors) {
+      ASSERT_TRUE(error);
+      EXPECT_EQ(error->code, Code::usage);
+    }
+    EXPECT_EQ(shared.all_files(), before);
+  }
+  expect_same_steps(train_simulated(config_, {.ranks = 2, .files = &shared}));
+}
+
+TEST_F(CheckpointTest, AShardThatIsNotThereIsNotPublished) {
+  // The mark is there, as on a disk that was copied, but what rank 1 writes is somewhere else.
+  FakeFileSystem shared, other;
+  ASSERT_TRUE(make_directories(other, kDirectory));
+  ASSERT_TRUE(write_text(other, kDirectory + "/.session", "0000000000000001\n"));
+  app::Config config = config_;
+  config.checkpoint.every = 2;
+  const SimulatedRun run =
+      train_simulated(config, {.ranks = 2, .files = &shared, .other_files = &other});
+  expect_same_steps(run);
+  EXPECT_FALSE(run.summary.durable);
+  EXPECT_EQ(run.summary.checkpoints.durable, 0);
+  EXPECT_TRUE(checkpoint::list_steps(shared, kDirectory)->empty());
+}
+
+TEST_F(CheckpointTest, WhatOneRankAloneCannotReadIsNotSetAside) {
+  FakeFileSystem shared;
+  app::Config config = config_;
+  config.train.stop_at = 3;
+  ASSERT_TRUE(train_simulated(config, {.ranks = 2, .files = &shared}).summary.durable);
+  FakeFileSystem torn = shared.clone();
+  const std::string shard = kDirectory + "/" + step_name(Step{3}) + "/" + checkpoint::shard_name(1);
+  torn.flip(shard, std::ssize(torn.contents(shard)) / 2, 1);
+  const SimulatedRun run =
+      train_simulated(config_, {.ranks = 2, .files = &shared, .other_files = &torn});
+  ASSERT_TRUE(run.errors[0]);
+  EXPECT_EQ(run.errors[0]->code, Code::io);
+  EXPECT_EQ(checkpoint::list_steps(shared, kDirectory).value(), (std::vector<Step>{Step{3}}));
+  expect_same_steps(train_simulated(config_, {.ranks = 2, .files = &shared}));
+}
+
+TEST_F(CheckpointTest, ADivergingRunKeepsTheCheckpointUnderWay) {
+  FakeFileSystem files;
+  app::Config config = config_;
+  config.checkpoint.every = 1;
+  config.train.lr = 1e30;
+  config.train.clip = 0;
+  config.train.warmup_steps = 0;
+  const SimulatedRun run = train_simulated(config, {.ranks = 2, .files = &files});
+  ASSERT_TRUE(run.errors[0]);
+  EXPECT_EQ(run.errors[0]->code, Code::non_finite);
+  EXPECT_FALSE(checkpoint::list_steps(files, kDirectory)->empty());
+}
+
+TEST_F(CheckpointTest, StopAtThatWasReachedStopsAtOnce) {
+  FakeFileSystem files;
+  app::Config config = config_;
+  config.train.stop_at = 3;
+  train_simulated(config, {.ranks = 2, .files = &files});
+  const SimulatedRun again = train_simulated(config, {.ranks = 3, .files = &files});
+  EXPECT_TRUE(again.summary.stopped);
+  EXPECT_TRUE(again.steps.empty());
+  EXPECT_EQ(again.summary.digest, digest(3));
+}
+
 // ---- crashes
 
 /// What happened to the directory of checkpoints, from the trace of a whole undisturbed run.
@@ -170,6 +253,8 @@ Commits commits_of(const FakeFileSystem& files) {
   for (std::int64_t i = 0; i < std::ssize(trace); ++i) {
     const std::string& line = trace[static_cast<std::size_t>(i)];
     const std::size_t target = line.rfind("/step-");
+    if (line.find(" ! ") != std::string::npos && line.find("ignored") == std::string::npos)
+      continue;  // it failed
     if (!line.starts_with("rename") || line.find("/.tmp-") == std::string::npos ||
         target == std::string::npos)
       continue;
@@ -187,6 +272,18 @@ std::vector<CrashPolicy> policies(int random) {
   for (int seed = 1; seed <= random; ++seed)
     all.push_back({Keep::random, static_cast<std::uint64_t>(seed)});
   return all;
+}
+
+/// The newest step that a run committed and made last, by its own trace: a fault later on must not
+/// cost it.
+std::int64_t durable_commit(const FakeFileSystem& files) {
+  const std::vector<std::string> trace = files.trace();
+  std::int64_t step = 0;
+  for (const Commits::Commit& commit : commits_of(files).commits)
+    if (commit.synced < std::ssize(trace) &&
+        trace[static_cast<std::size_t>(commit.synced)].find(" ! ") == std::string::npos)
+      step = std::max(step, commit.step);
+  return step;
 }
 
 class CrashTest : public CheckpointTest {
@@ -251,7 +348,7 @@ class CrashTest : public CheckpointTest {
   bool caught(std::int64_t ignored) const {
     FakeFileSystem whole;
     whole.ignore_operation(ignored);
-    train(whole);
+    if (train(whole).summary.checkpoints.failed > 0) return true;  // it noticed by itself
     const Commits commits = commits_of(whole);
     FakeFileSystem left = whole.clone();
     if (std::ssize(checkpoint::list_steps(left, kDirectory).value()) >
@@ -348,7 +445,8 @@ TEST_F(CrashTest, AFailingOperationCostsAtMostItsCheckpoint) {
       expect_same_steps(run);
       EXPECT_EQ(raw(run.summary.last_step), kSteps);
       FakeFileSystem left = files.crash({CrashPolicy::Keep::nothing});
-      const std::int64_t least = run.summary.durable ? kSteps : 0;
+      const std::int64_t least = durable_commit(files);
+      EXPECT_GE(least, run.summary.durable ? kSteps : kSteps - 2);  // one fault, one checkpoint
       EXPECT_EQ(fault(left, least, kSteps), "");
       ++faults;
     }
@@ -375,13 +473,38 @@ TEST_F(CrashTest, AFullDiskOfAnySizeStopsNothing) {
     EXPECT_EQ(raw(run.summary.last_step), kSteps);
     FakeFileSystem left = files.crash({CrashPolicy::Keep::nothing});
     left.set_capacity_bytes(std::int64_t{1} << 40);
-    EXPECT_EQ(fault(left, run.summary.durable ? kSteps : 0, kSteps), "");
+    EXPECT_EQ(fault(left, run.summary.durable ? kSteps : durable_commit(files), kSteps), "");
     ++disks;
     durable += run.summary.durable ? 1 : 0;
   }
   EXPECT_GT(durable, 0);
   EXPECT_LT(durable, disks);
   std::printf("campaign: %d full disks, the last checkpoint durable on %d\n", disks, durable);
+}
+
+/// More are to be kept than the disk holds: the newest stay, not the oldest.
+TEST_F(CheckpointTest, ADiskTooSmallForAllKeepsTheNewest) {
+  app::Config config = config_;
+  config.checkpoint.every = 1;
+  config.checkpoint.keep = 100;
+  config.train.steps = config.train.decay_steps = 16;
+  std::int64_t bytes = 0;  // of one checkpoint
+  {
+    FakeFileSystem files;
+    app::Config one = config_;
+    train_simulated(one, {.ranks = 2, .files = &files});
+    for (const std::string& path : files.all_files()) bytes += std::ssize(files.contents(path));
+  }
+  FakeFileSystem files;
+  files.set_capacity_bytes(bytes * 7 / 2);
+  const SimulatedRun run = train_simulated(config, {.ranks = 2, .files = &files});
+  EXPECT_TRUE(run.summary.durable);
+  EXPECT_GT(run.summary.checkpoints.failed, 0);
+  const auto steps = checkpoint::list_steps(files, kDirectory);
+  ASSERT_TRUE(steps);
+  EXPECT_EQ(steps->front(), Step{16});
+  for (const Step step : *steps)
+    EXPECT_TRUE(checkpoint::verify(files, kDirectory + "/" + step_name(step)).empty());
 }
 
 TEST_F(CrashTest, ShortWritesAreContinued) {

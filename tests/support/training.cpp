@@ -111,7 +111,8 @@ Result<RankRun> train_rank(const app::Config& config, const RankOptions& options
                                         .checkpoint = checkpoint ? &*checkpoint : nullptr}));
   std::optional<Error> failure;
   if (checkpoint && world.world_rank() == 0)
-    if (auto prepared = app::prepare_checkpoints(*options.files, kCheckpoints, app::Start::resume);
+    if (auto prepared = app::prepare_checkpoints(*options.files, kCheckpoints, app::Start::resume,
+                                                 checkpoint->session);
         !prepared)
       failure = prepared.error();
   EW_TRY(app::agree_start(world, failure,
@@ -132,7 +133,10 @@ SimulatedRun train_simulated(const app::Config& config, const SimulatedWorld& op
   run.errors.resize(static_cast<std::size_t>(options.ranks));
   const auto report =
       comm::simulate({.ranks = options.ranks, .seed = options.seed}, [&](comm::World& world) {
-        auto done = train_rank(config, {.threads = options.threads, .files = options.files}, world);
+        FileSystem* const files = world.world_rank() > 0 && options.other_files != nullptr
+                                      ? options.other_files
+                                      : options.files;
+        auto done = train_rank(config, {.threads = options.threads, .files = files}, world);
         const auto rank = static_cast<std::size_t>(world.world_rank());
         if (!done) run.errors[rank] = done.error();
         if (rank != 0 || !done) return;

@@ -47,7 +47,8 @@ struct SimulatedWorld {
   int ranks = 1;
   int threads = 1;  // compute threads of each rank
   std::uint64_t seed = 1;
-  FileSystem* files = nullptr;  // for checkpoints, in kCheckpoints; null: none
+  FileSystem* files = nullptr;        // for checkpoints, in kCheckpoints; null: none
+  FileSystem* other_files = nullptr;  // what all ranks but the lowest see instead; null: the same
 };
 
 /// Where checkpoints of test runs go.

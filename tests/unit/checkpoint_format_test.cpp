@@ -288,11 +288,13 @@ TEST_F(FormatTest, ShardsOfTwoStepsAreFound) {
   // Moments of the second step differ in one of the shards.
   int swapped = 0;
   for (const std::string& shard : {shard_name(0), shard_name(1)}) {
-    if (files.contents(path + "/" + shard) == files.contents(other + "/" + shard)) continue;
-    files.swap_contents(path + "/" + shard, other + "/" + shard);
+    const std::string here = fmt::format("{}/{}", path, shard);
+    const std::string there = fmt::format("{}/{}", other, shard);
+    if (files.contents(here) == files.contents(there)) continue;
+    files.swap_contents(here, there);
     expect_found(files, other, shard);
     EXPECT_FALSE(verify(files, path).empty());
-    files.swap_contents(path + "/" + shard, other + "/" + shard);
+    files.swap_contents(here, there);
     ++swapped;
   }
   EXPECT_EQ(swapped, 1);

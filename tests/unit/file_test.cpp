@@ -91,5 +91,19 @@ TEST(MappedFile, MovesAndMapsEmptyFiles) {
   EXPECT_TRUE(mapped->bytes().empty());
 }
 
+TEST(FileLock, OneAtATimeAndGoneWithItsOwner) {
+  const std::string path = ::testing::TempDir() + "elaswave-lock";
+  auto first = FileLock::try_acquire(path);
+  ASSERT_TRUE(first && *first);
+  // Another open file, as another process would have.
+  const auto second = FileLock::try_acquire(path);
+  ASSERT_TRUE(second);
+  EXPECT_FALSE(*second);
+  first->reset();
+  const auto third = FileLock::try_acquire(path);
+  EXPECT_TRUE(third && *third);
+  EXPECT_FALSE(FileLock::try_acquire(path + "/below"));
+}
+
 }  // namespace
 }  // namespace elaswave
