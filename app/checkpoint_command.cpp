@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <array>
 #include <cstdio>
 #include <string>
 #include <vector>
@@ -20,22 +21,6 @@ constexpr std::string_view kPathHelp = "run directory, its checkpoints/ or one c
 
 void print_lines(const std::vector<std::string>& lines) {
   for (const std::string& line : lines) std::printf("%s\n", line.c_str());
-}
-
-tl::unexpected<Error> bad_option(std::string what, std::string why, std::string fix) {
-  return fail({.code = Code::usage,
-               .what = std::move(what),
-               .where = "command line",
-               .why = std::move(why),
-               .fix = std::move(fix)});
-}
-
-Result<std::string> parse_choice(const std::string& option, const std::string& text,
-                                 const std::vector<std::string>& known) {
-  if (std::find(known.begin(), known.end(), text) != known.end()) return text;
-  return bad_option(fmt::format("{} does not know '{}'", option, text),
-                    fmt::format("the choices are {}", join(known)),
-                    suggestion(text, known, "choose one of them"));
 }
 
 void add_path(CLI::App& app, std::string& path) {
@@ -167,35 +152,19 @@ Result<int> export_to(Arguments arguments) {
   return 0;
 }
 
-constexpr std::string_view kUsage =
-    "usage: elaswave checkpoint COMMAND ...\n\n"
-    "  ls        list checkpoints\n"
-    "  inspect   show what one holds\n"
-    "  verify    read every byte, name every damage\n"
-    "  diff      show where two differ\n"
-    "  reindex   make index.h5 anew\n"
-    "  export    write one file for other programs: safetensors or hdf5\n"
-    "  --help    this text; elaswave checkpoint COMMAND --help for more\n";
+constexpr std::array<Subcommand, 6> kSubcommands = {{
+    {"ls", "list checkpoints", ls},
+    {"inspect", "show what one holds", inspect},
+    {"verify", "read every byte, name every damage", verify},
+    {"diff", "show where two differ", diff},
+    {"reindex", "make index.h5 anew", reindex},
+    {"export", "write one file for other programs: safetensors or hdf5", export_to},
+}};
 
 }  // namespace
 
 Result<int> checkpoint_command(Arguments arguments) {
-  const std::string name = arguments.empty() ? "" : arguments.front();
-  const Arguments rest = arguments.empty() ? arguments : arguments.subspan(1);
-  if (name == "ls") return ls(rest);
-  if (name == "inspect") return inspect(rest);
-  if (name == "verify") return verify(rest);
-  if (name == "diff") return diff(rest);
-  if (name == "reindex") return reindex(rest);
-  if (name == "export") return export_to(rest);
-  const bool help = name == "--help" || name == "-h";
-  std::fputs(std::string(kUsage).c_str(), help ? stdout : stderr);
-  if (help) return 0;
-  const std::vector<std::string> known = {"ls", "inspect", "verify", "diff", "reindex", "export"};
-  return bad_option(name.empty() ? std::string("checkpoint needs a subcommand")
-                                 : fmt::format("unknown subcommand 'checkpoint {}'", name),
-                    fmt::format("the subcommands are {}", join(known)),
-                    suggestion(name, known, "give one of them"));
+  return run_subcommand("checkpoint", kSubcommands, arguments);
 }
 
 }  // namespace elaswave::app

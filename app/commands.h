@@ -5,6 +5,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "io/base/error.h"
 
@@ -27,6 +28,22 @@ std::string program_name();
 
 /// `elaswave --version`: program, libraries, backends, numeric class.
 std::string version_text();
+
+/// An error of the command line.
+tl::unexpected<Error> command_line_error(std::string what, std::string why, std::string fix);
+
+/// `text` when it is one of `known`; the error names the nearest.
+Result<std::string> parse_choice(std::string_view option, const std::string& text,
+                                 const std::vector<std::string>& known);
+
+struct Subcommand {
+  std::string_view name, summary;
+  Result<int> (*run)(Arguments);
+};
+/// Runs the one that `arguments` begin with; prints the list of all when asked or when there is
+/// none.
+Result<int> run_subcommand(std::string_view command, std::span<const Subcommand> known,
+                           Arguments arguments);
 
 enum class Parse { go_on, helped };
 

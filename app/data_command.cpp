@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <array>
 #include <cstdio>
 #include <string>
 #include <vector>
@@ -19,22 +20,10 @@ void print_lines(const std::vector<std::string>& lines) {
   for (const std::string& line : lines) std::printf("%s\n", line.c_str());
 }
 
-tl::unexpected<Error> bad_option(std::string what, std::string why, std::string fix) {
-  return fail({.code = Code::usage,
-               .what = std::move(what),
-               .where = "command line",
-               .why = std::move(why),
-               .fix = std::move(fix)});
-}
-
 Result<data::InputKind> parse_kind(const std::string& text) {
-  if (text == "auto") return data::InputKind::by_name;
-  if (text == "text") return data::InputKind::text;
-  if (text == "jsonl") return data::InputKind::jsonl;
-  const std::vector<std::string> known = {"auto", "text", "jsonl"};
-  return bad_option(fmt::format("--kind does not know '{}'", text),
-                    fmt::format("the choices are {}", join(known)),
-                    suggestion(text, known, "choose one of them"));
+  EW_ASSIGN(const std::string kind, parse_choice("--kind", text, {"auto", "text", "jsonl"}));
+  if (kind == "text") return data::InputKind::text;
+  return kind == "jsonl" ? data::InputKind::jsonl : data::InputKind::by_name;
 }
 
 Result<int> prepare(Arguments arguments) {
@@ -118,9 +107,9 @@ Result<int> verify(Arguments arguments) {
   if (parse == Parse::helped) return 0;
   if (last->count() == 0) options.last_step = options.first_step;
   if (options.last_step < options.first_step)
-    return bad_option("--last_step is before --first_step",
-                      fmt::format("{} < {}", options.last_step, options.first_step),
-                      fmt::format("give --last_step={} or more", options.first_step));
+    return command_line_error("--last_step is before --first_step",
+                              fmt::format("{} < {}", options.last_step, options.first_step),
+                              fmt::format("give --last_step={} or more", options.first_step));
   options.seed = static_cast<std::uint64_t>(seed);
   EW_ASSIGN(options.format, data::parse_token_format(words.format));
   EW_ASSIGN(options.type, data::parse_token_type(words.type));
@@ -129,29 +118,16 @@ Result<int> verify(Arguments arguments) {
   return 0;
 }
 
-constexpr std::string_view kUsage =
-    "usage: elaswave data COMMAND ...\n\n"
-    "  prepare   turn text or JSONL into a token file\n"
-    "  inspect   show what is in token files\n"
-    "  verify    prove the sample cover, print sample hashes of steps\n"
-    "  --help    this text; elaswave data COMMAND --help for more\n";
+constexpr std::array<Subcommand, 3> kSubcommands = {{
+    {"prepare", "turn text or JSONL into a token file", prepare},
+    {"inspect", "show what is in token files", inspect},
+    {"verify", "prove the sample cover, print sample hashes of steps", verify},
+}};
 
 }  // namespace
 
 Result<int> data_command(Arguments arguments) {
-  const std::string name = arguments.empty() ? "" : arguments.front();
-  const Arguments rest = arguments.empty() ? arguments : arguments.subspan(1);
-  if (name == "prepare") return prepare(rest);
-  if (name == "inspect") return inspect(rest);
-  if (name == "verify") return verify(rest);
-  const bool help = name == "--help" || name == "-h";
-  std::fputs(std::string(kUsage).c_str(), help ? stdout : stderr);
-  if (help) return 0;
-  const std::vector<std::string> known = {"prepare", "inspect", "verify"};
-  return bad_option(name.empty() ? std::string("data needs a subcommand")
-                                 : fmt::format("unknown subcommand 'data {}'", name),
-                    fmt::format("the subcommands are {}", join(known)),
-                    suggestion(name, known, "give one of them"));
+  return run_subcommand("data", kSubcommands, arguments);
 }
 
 }  // namespace elaswave::app

@@ -26,22 +26,10 @@ struct Options {
   gpt::ChoiceRules rules;
 };
 
-tl::unexpected<Error> bad_option(std::string what, std::string why, std::string fix) {
-  return fail({.code = Code::usage,
-               .what = std::move(what),
-               .where = "command line",
-               .why = std::move(why),
-               .fix = std::move(fix)});
-}
-
 Result<kernels::Isa> parse_isa(const std::string& text) {
-  if (text == "auto") return kernels::Isa::automatic;
-  if (text == "avx2") return kernels::Isa::avx2;
-  if (text == "avx512") return kernels::Isa::avx512;
-  const std::vector<std::string> known = {"auto", "avx2", "avx512"};
-  return bad_option(fmt::format("--isa does not know '{}'", text),
-                    fmt::format("the choices are {}", join(known)),
-                    suggestion(text, known, "choose one of them"));
+  EW_ASSIGN(const std::string isa, parse_choice("--isa", text, {"auto", "avx2", "avx512"}));
+  if (isa == "avx2") return kernels::Isa::avx2;
+  return isa == "avx512" ? kernels::Isa::avx512 : kernels::Isa::automatic;
 }
 
 Result<Parse> parse(Arguments arguments, Options& options) {
@@ -76,15 +64,15 @@ Result<Parse> parse(Arguments arguments, Options& options) {
 
 Result<void> check(const Options& options) {
   if (options.prompt_given && options.prompt_tokens_given)
-    return bad_option("--prompt and --prompt_tokens were both given", "a text has one beginning",
-                      "leave one of them out");
+    return command_line_error("--prompt and --prompt_tokens were both given",
+                              "a text has one beginning", "leave one of them out");
   // CLI11's own range checks print limits of 300 digits.
   const auto range = [](std::string_view name, std::int64_t value, std::int64_t least,
                         std::int64_t most) -> Result<void> {
     if (value >= least && value <= most) return {};
-    return bad_option(fmt::format("--{} is out of range", name),
-                      fmt::format("it is {}; the range is {} to {}", value, least, most),
-                      "give a value in that range");
+    return command_line_error(fmt::format("--{} is out of range", name),
+                              fmt::format("it is {}; the range is {} to {}", value, least, most),
+                              "give a value in that range");
   };
   constexpr std::int64_t kMost = std::numeric_limits<std::int64_t>::max();
   EW_TRY(range("max_tokens", options.max_tokens, 1, kMost));
@@ -102,7 +90,7 @@ Result<void> check(const Options& options) {
 Result<std::vector<std::int32_t>> prompt_of(const Options& options, const TextModel& model,
                                             std::vector<std::int32_t> ids) {
   if (options.prompt_given && !model.bytes_are_tokens())
-    return bad_option(
+    return command_line_error(
         "--prompt cannot be used with this model",
         model.tokenizer().empty()
             ? std::string("its checkpoint does not name a tokenizer")

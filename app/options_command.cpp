@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cctype>
 
+#include "app/commands.h"
 #include "app/options.h"
 #include "app/text.h"
 
@@ -28,14 +29,6 @@ bool is_boolean(const Option& option) {
 }
 bool is_list(const Option& option) {
   return type_name(option) == "list of texts";
-}
-
-tl::unexpected<Error> command_line_error(std::string what, std::string why, std::string fix) {
-  return fail({.code = Code::usage,
-               .what = std::move(what),
-               .where = "command line",
-               .why = std::move(why),
-               .fix = std::move(fix)});
 }
 
 /// "--train.micro-batch=2" -> "--train.micro_batch=2"; names of section.key form only.

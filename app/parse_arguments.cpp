@@ -1,5 +1,5 @@
-// The one place where a subcommand's CLI11 errors become ours: CLI11's exit codes (106 and the
-// like) never leave it.
+// What subcommands share on their way from words to values. The one place where CLI11's errors
+// become ours: its exit codes (106 and the like) never leave it.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
@@ -20,6 +20,44 @@ std::vector<std::string> long_names(const CLI::App& app) {
 }
 
 }  // namespace
+
+tl::unexpected<Error> command_line_error(std::string what, std::string why, std::string fix) {
+  return fail({.code = Code::usage,
+               .what = std::move(what),
+               .where = "command line",
+               .why = std::move(why),
+               .fix = std::move(fix)});
+}
+
+Result<std::string> parse_choice(std::string_view option, const std::string& text,
+                                 const std::vector<std::string>& known) {
+  if (std::find(known.begin(), known.end(), text) != known.end()) return text;
+  return command_line_error(fmt::format("{} does not know '{}'", option, text),
+                            fmt::format("the choices are {}", join(known)),
+                            suggestion(text, known, "choose one of them"));
+}
+
+Result<int> run_subcommand(std::string_view command, std::span<const Subcommand> known,
+                           Arguments arguments) {
+  const std::string name = arguments.empty() ? "" : arguments.front();
+  std::string usage = fmt::format("usage: elaswave {} COMMAND ...\n\n", command);
+  std::vector<std::string> names;
+  names.reserve(known.size());
+  for (const Subcommand& subcommand : known) {
+    if (subcommand.name == name) return subcommand.run(arguments.subspan(1));
+    usage += fmt::format("  {:<9} {}\n", subcommand.name, subcommand.summary);
+    names.emplace_back(subcommand.name);
+  }
+  usage +=
+      fmt::format("  {:<9} this text; elaswave {} COMMAND --help for more\n", "--help", command);
+  const bool help = name == "--help" || name == "-h";
+  std::fputs(usage.c_str(), help ? stdout : stderr);
+  if (help) return 0;
+  return command_line_error(name.empty() ? fmt::format("{} needs a subcommand", command)
+                                         : fmt::format("unknown subcommand '{} {}'", command, name),
+                            fmt::format("the subcommands are {}", join(names)),
+                            suggestion(name, names, "give one of them"));
+}
 
 Result<Parse> parse_arguments(CLI::App& app, Arguments arguments, std::string_view command) {
   std::vector<std::string> reversed;  // CLI11 takes its vector from the back

@@ -8,6 +8,7 @@ namespace {
 
 constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
 constexpr std::string_view kSpace = " \t";
+constexpr int kMostKeyDots = 15;  // with 256 nested values 4,096 tables, no danger to the stack
 constexpr std::string_view kSeparators = " \t\r\n]},#";  // what ends a value
 
 struct Fault {
@@ -92,6 +93,9 @@ class Scanner {
       return refuse(fmt::format("'}}' after '{}'", last_), "remove it or what is before it");
     if (is_value_ && std::string_view("[]{},").find(c) == std::string_view::npos)
       return read_word();
+    if (c == '.' && ++key_dots_ > kMostKeyDots)
+      return refuse(fmt::format("a key of more than {} parts", kMostKeyDots + 1),
+                    "no option has that many");
     follow(c);
     take(c);
   }
@@ -138,8 +142,9 @@ class Scanner {
            "put it in quotes or remove it");
   }
 
-  /// Keeps open_ and is_value_.
+  /// Keeps open_, is_value_ and key_dots_.
   void follow(char c) {
+    if (std::string_view("[]{}=,").find(c) != std::string_view::npos) key_dots_ = 0;
     if (c == '[' || c == '{') {
       open_.push_back(c);
       is_value_ = c == '[';
@@ -155,6 +160,7 @@ class Scanner {
 
   void end_line() {
     is_line_blank_ = true;
+    key_dots_ = 0;
     if (open_.empty()) is_value_ = false;
   }
 
@@ -238,6 +244,7 @@ class Scanner {
   std::size_t begin_ = 0;      // behind the mark
   std::string open_;           // brackets of arrays and braces, outermost first
   bool is_value_ = false;      // not a key
+  int key_dots_ = 0;           // of the key being read
   bool is_line_blank_ = true;  // up to here; a comment ends with its line
   char last_ = '\n';           // that was not white space or comment
   std::optional<Fault> fault_;

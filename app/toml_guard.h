@@ -2,6 +2,7 @@
 // something else, its behaviour is undefined or, with assertions, the process ends:
 //   is_non_ascii_horizontal_whitespace() declares unreachable what U+00A1 and many others reach
 //   parse_value() looks for a date's time in what follows, and steps back further than it kept
+//   every part of a dotted key is a table in the one before, and tables are destroyed recursively
 //   parse_table_header() goes into parse_key(), parse_array() into parse_value() and
 //   parse_date_time() into parse_time() with characters that those assert away
 #pragma once
@@ -20,6 +21,7 @@ namespace elaswave::app {
 ///     white space that a line-ending backslash removes: the one thing here that is valid TOML
 ///   - quotes, brackets and the like in the middle of a word; words of more than 100 characters
 ///   - dates followed by T or a digit that begin no time
+///   - keys of more than 16 parts
 ///   - table headers that do not begin with a key, and '}' in place of a value or key
 /// Whatever else is wrong is left to the library. `path` is for errors. ERRORS: Code::usage.
 Result<void> check_toml(std::string_view text, const std::string& path);
