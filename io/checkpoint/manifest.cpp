@@ -263,9 +263,10 @@ Result<Manifest> parse_manifest(std::string_view text, const std::string& where)
   EW_TRY(check_text(text, where));
   try {
     const Json json = Json::parse(text);
+    if (json.at("format").get<std::string>() != kFormat) return damaged(where, "it is none");
     // Not damage: nobody may set it aside for being newer than this program.
     const auto version = integer<std::int64_t>(json.at("format_version"));
-    if (json.at("format").get<std::string>() != kFormat || version != kFormatVersion)
+    if (version != kFormatVersion)
       return fail(
           {.code = Code::usage,
            .what = "a checkpoint of another format",

@@ -149,7 +149,8 @@ TEST_F(Export, OneKindAlone) {
   expect_same_values(file, "/optimizer/exp_avg_sq", Kind::exp_avg_sq);
   expect_error(hdf5::Reader::open(file)->dims("/model/wte.weight"), Code::data);
   ASSERT_TRUE(exported(path, {.output = dir_ / "m", .kind = Kind::exp_avg_sq}).has_value());
-  const std::string bytes = read_file(dir_ / "m/model.safetensors");
+  const std::string bytes = read_file(dir_ / "m/exp_avg_sq.safetensors");
+  EXPECT_FALSE(exists(*files_, dir_ / "m/config.json").value());  // it is no model
   // By name, ln_f.bias and ln_f.weight, then wpe and wte, are the last.
   const std::string last = bytes_of(state_.of(Kind::exp_avg_sq, 0));
   EXPECT_EQ(state_.tensors[0].name, "wte.weight");
