@@ -134,10 +134,10 @@ std::vector<std::string> fuzz_seeds() {
     const Sample& from = sample(choice);
     seeds.push_back(fuzz::field(static_cast<std::uint8_t>(choice + 2))
                         .append(from.files.contents(manifest_path(from))));
-    for (std::uint8_t file = 0; file < from.names.size(); ++file)
+    for (std::size_t file = 0; file < from.names.size(); ++file)
       for (std::uint8_t way = 0; way < 4; ++way)
         seeds.push_back(fuzz::field(choice)
-                            .append(fuzz::field(file))
+                            .append(fuzz::field(static_cast<std::uint8_t>(file)))
                             .append(fuzz::field(way))
                             .append(fuzz::field(std::uint32_t{4100}))
                             .append("\1\4"));

@@ -23,8 +23,10 @@ std::uint8_t magnitude_bit(std::uint8_t count) {
 
 }  // namespace
 
-extern "C" char __executable_start;  // of the linker: addresses move from run to run
+// Addresses move from run to run; the linker names where they begin.
+extern "C" char __executable_start;  // NOLINT(bugprone-reserved-identifier): the linker's name
 
+// NOLINTNEXTLINE(bugprone-reserved-identifier): the compiler's name
 extern "C" void __sanitizer_cov_trace_pc() {
   if (!is_followed) return;
   const auto block = (reinterpret_cast<std::uintptr_t>(__builtin_return_address(0)) -

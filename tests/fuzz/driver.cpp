@@ -29,12 +29,14 @@
 
 // Read by the sanitizer before main. One allocation has a limit: what a header asks for must be
 // checked before it is allocated.
+// NOLINTBEGIN(bugprone-reserved-identifier): the sanitizers' names
 extern "C" const char* __asan_default_options() {
   return "max_allocation_size_mb=2048:detect_stack_use_after_return=1";
 }
 extern "C" const char* __ubsan_default_options() {
   return "print_stacktrace=1";
 }
+// NOLINTEND(bugprone-reserved-identifier)
 
 namespace elaswave::fuzz {
 namespace {

@@ -8,10 +8,15 @@ namespace elaswave::fuzz {
 namespace {
 
 // Around zero, sign changes, powers of two, and where products of sizes overflow.
-constexpr std::array<std::uint64_t, 27> kNumbers = {
-    0,     1,     2,     3,     4,          7,          8,          16,          32,
-    64,    100,   127,   128,   255,        256,        1000,       4095,        4096,
-    32767, 32768, 65535, 65536, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0x100000000, INT64_MAX};
+constexpr std::uint64_t kTwo31 = std::uint64_t{1} << 31;
+constexpr std::uint64_t kTwo61 = std::uint64_t{1} << 61;
+constexpr std::uint64_t kTwo62 = std::uint64_t{1} << 62;
+constexpr std::array<std::uint64_t, 34> kNumbers = {
+    0,      1,          2,          3,          4,          7,           8,
+    16,     32,         64,         100,        127,        128,         255,
+    256,    1000,       4095,       4096,       32767,      32768,       65535,
+    65536,  kTwo31 - 1, kTwo31,     kTwo31 + 1, 0xFFFFFFFF, 0x100000000, kTwo61 - 1,
+    kTwo61, kTwo61 + 1, kTwo62 - 1, kTwo62,     kTwo62 + 1, INT64_MAX};
 
 }  // namespace
 

@@ -76,7 +76,8 @@ std::vector<std::string> fuzz_seeds() {
   for (const std::string& file : fuzz::token_files())
     seeds.push_back(fuzz::field(std::uint16_t{0}) + file);
   for (const auto& [index, file] : fuzz::megatron_pairs())
-    seeds.push_back(fuzz::field(static_cast<std::uint16_t>(index.size())) + index + file);
+    seeds.push_back(
+        fuzz::field(static_cast<std::uint16_t>(index.size())).append(index).append(file));
   return seeds;
 }
 

@@ -17,10 +17,11 @@ std::vector<std::byte> copy(std::string_view text) {
   return {bytes.begin(), bytes.end()};
 }
 
-/// Tokens and header fill the file.
+/// Tokens and header fill the file, and every id below the vocabulary is an int32.
 void check_layout(const data::TokenLayout& layout, std::size_t file_bytes) {
-  EW_CHECK(layout.count >= 1 && layout.vocab >= 0 && layout.data_offset_bytes >= 0,
-           "{} tokens, vocabulary {}", layout.count, layout.vocab);
+  EW_CHECK(layout.count >= 1 && layout.data_offset_bytes >= 0, "{} tokens from byte {}",
+           layout.count, layout.data_offset_bytes);
+  EW_CHECK(layout.vocab >= 0 && layout.vocab <= fuzz::kTwo31, "a vocabulary of {}", layout.vocab);
   EW_CHECK(layout.data_offset_bytes + layout.count * size_bytes(layout.type) ==
                static_cast<std::int64_t>(file_bytes),
            "{} tokens of {} bytes from byte {} in {} bytes", layout.count, size_bytes(layout.type),

@@ -13,6 +13,8 @@
 
 namespace elaswave::fuzz {
 
+inline constexpr std::int64_t kTwo31 = std::int64_t{1} << 31;
+
 enum class Mend { header, header_and_data };
 
 /// The bytes with the checksums of our own format made right: without this, a changed header never
@@ -31,21 +33,31 @@ inline std::vector<std::byte> mended(std::vector<std::byte> file, Mend mend) {
   return file;
 }
 
+/// A file in our own format, its checksums right.
+inline std::string own_file(data::TokenType type, std::int64_t vocab, const std::string& tokens) {
+  const auto header = data::encode_header(
+      {.type = type,
+       .count = std::ssize(tokens) / data::size_bytes(type),
+       .vocab = vocab,
+       .tokenizer = std::string(data::kByteTokenizer),
+       .data_checksum = data::token_checksum(std::as_bytes(std::span(tokens)))});
+  return std::string(reinterpret_cast<const char*>(header.data()), header.size()) + tokens;
+}
+
 /// Files that stand alone.
 inline std::vector<std::string> token_files() {
   std::vector<std::string> files;
   for (const data::TokenType type :
        {data::TokenType::u8, data::TokenType::u16, data::TokenType::i32}) {
-    const std::int64_t count = 24;
-    const std::string tokens(static_cast<std::size_t>(count * data::size_bytes(type)), '\1');
-    const auto header = data::encode_header(
-        {.type = type,
-         .count = count,
-         .vocab = data::kByteVocab,
-         .tokenizer = std::string(data::kByteTokenizer),
-         .data_checksum = data::token_checksum(std::as_bytes(std::span(tokens)))});
-    files.push_back(std::string(reinterpret_cast<const char*>(header.data()), header.size()) +
-                    tokens);
+    const auto tokens_bytes = static_cast<std::size_t>(24 * data::size_bytes(type));
+    files.push_back(own_file(type, data::kByteVocab, std::string(tokens_bytes, '\1')));
+  }
+  // Where ids and vocabularies leave int32.
+  for (const std::int64_t vocab : {kTwo31 - 1, kTwo31, kTwo31 + 1}) {
+    std::string ids = field(std::int32_t{1});
+    for (const std::int64_t id : {vocab - 2, vocab - 1, vocab})
+      ids += field(static_cast<std::uint32_t>(id));
+    files.push_back(own_file(data::TokenType::i32, vocab, ids));
   }
   const auto llmc = [&](std::int32_t magic, std::int32_t version, std::size_t width) {
     std::string file = field(magic) + field(version) + field(std::int32_t{16});
@@ -80,6 +92,9 @@ inline std::vector<std::string> token_words() {
           field(std::int32_t{20240801}),
           field(std::uint32_t{4096}),
           field(std::uint64_t{257}),
+          field(kTwo31 - 1),
+          field(kTwo31),
+          field(UINT32_MAX),
           field(INT64_MAX),
           field(INT64_MIN),
           field(std::uint64_t{1} << 61),

@@ -112,6 +112,19 @@ TEST(TomlGuard, DatesNeedTheirTime) {
   EXPECT_THAT(fault("x = " + std::string(101, '1')), HasSubstr("100 characters"));
 }
 
+TEST(TomlGuard, DeepKeysWouldOverflowTheLibrarysStack) {
+  std::string deep = "a", fair = "a";
+  for (int part = 0; part < 16; ++part) deep += ".a";
+  for (int part = 0; part < 15; ++part) fair += ".a";
+  for (const char* form : {"{} = 1", "[{}]", "[[{}]]", "x = {{{} = 1}}"}) {
+    EXPECT_THAT(fault(fmt::format(fmt::runtime(form), deep)), HasSubstr("16 parts")) << form;
+    EXPECT_EQ(fault(fmt::format(fmt::runtime(form), fair)), "") << form;
+  }
+  std::string numbers = "x = [1.5";
+  for (int i = 0; i < 100; ++i) numbers += ", 1.5";
+  EXPECT_EQ(fault(numbers + "]"), "");
+}
+
 TEST(TomlGuard, FilesReadThroughIt) {
   const std::string path =
       (std::filesystem::path(testing::TempDir()) / "toml_guard_test.toml").string();
