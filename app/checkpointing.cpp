@@ -281,7 +281,7 @@ void Checkpointer::tidy() {
 /// COLLECTIVE. Ends the attempt under way. Ranks ask each other again and again, so that a slow
 /// disk of one is no deadline missed for another.
 Result<void> Checkpointer::drain() {
-  wait_captured();
+  copier_.wait();  // nothing is computed meanwhile: no time that training lost
   while (phase_ != Phase::idle) {
     optim::CommitVote mine;
     vote(mine);
