@@ -7,10 +7,7 @@
 #include <array>
 #include <cstdio>
 #include <cstdlib>
-#include <filesystem>
-#include <fstream>
 #include <random>
-#include <set>
 #include <thread>
 
 #include "app/commands.h"
@@ -19,6 +16,7 @@
 #include "app/launch_rules.h"
 #include "app/memory.h"
 #include "app/resume.h"
+#include "app/run_directory.h"
 #include "app/start.h"
 #include "app/trainer.h"
 #include "io/base/hash.h"
@@ -273,72 +271,6 @@ class SilentObserver final : public StepObserver {
   Result<void> on_step(const StepReport&) override { return {}; }
 };
 
-/// The lines of an earlier run in the same folder are kept under another name.
-Result<void> move_aside(const std::filesystem::path& path) {
-  std::error_code problem;
-  if (!std::filesystem::exists(path, problem) || std::filesystem::file_size(path, problem) == 0)
-    return {};
-  std::filesystem::path kept;
-  for (int number = 1; kept.empty() || std::filesystem::exists(kept, problem); ++number)
-    kept = path.string() + fmt::format(".{}", number);
-  std::filesystem::rename(path, kept, problem);
-  if (!problem) {
-    log_warn("{} of an earlier run is now {}", path.string(), kept.string());
-    return {};
-  }
-  return fail({.code = Code::io,
-               .what = "cannot move the metrics of an earlier run aside",
-               .where = path.string(),
-               .why = problem.message(),
-               .fix = "give another log.dir"});
-}
-
-/// A resumed run goes on in its own file; the lines of steps that will be run again are dropped.
-Result<std::optional<metrics::MetricsLog>> open_log(const Settings& settings, Step resumed) {
-  const std::filesystem::path directory = settings.config.log.dir;
-  if (directory.empty()) return std::nullopt;
-  if (resumed == Step{0}) EW_TRY(move_aside(directory / "metrics.jsonl"));
-  EW_ASSIGN(metrics::MetricsLog log, metrics::MetricsLog::open(directory.string(), resumed));
-  const std::filesystem::path path = directory / "config.toml";
-  std::ofstream file(path);
-  Settings lasting = settings;
-  lasting.config.train.fresh = false;  // once is enough: this file may start the run again
-  file << config_toml(lasting);
-  if (!file.flush())
-    return fail({.code = Code::io,
-                 .what = "cannot write the resolved configuration",
-                 .where = path.string(),
-                 .why = "the system refused",
-                 .fix = "check permissions and free space of log.dir"});
-  return std::optional<metrics::MetricsLog>(std::move(log));
-}
-
-/// One run at a time in a directory: two would delete each other's checkpoints and metrics. A
-/// process that was just killed may hold its lock for a moment more.
-Result<void> lock_directories(const Config& config, std::vector<FileLock>& locks) {
-  constexpr int kTries = 20;
-  constexpr Nanoseconds kPause = 100 * kMillisecond;
-  RealClock clock;
-  std::set<std::string> directories = {config.log.dir, config.checkpoint.dir};
-  directories.erase("");
-  for (const std::string& directory : directories) {
-    EW_TRY(create_directories(directory));
-    std::optional<FileLock> lock;
-    for (int i = 0; i < kTries && !lock; ++i) {
-      if (i > 0) clock.sleep(kPause);
-      EW_ASSIGN(lock, FileLock::try_acquire(directory + "/.lock"));
-    }
-    if (!lock)
-      return fail({.code = Code::usage,
-                   .what = "another run is using this directory",
-                   .where = directory,
-                   .why = "its process holds .lock",
-                   .fix = "wait for it, end it, or give another log.dir"});
-    locks.push_back(*std::move(lock));
-  }
-  return {};
-}
-
 /// COLLECTIVE. What the reporter draws: the run's identity, should it be a new one, and the
 /// session.
 Result<void> draw_identity(comm::World& world, CheckpointSetup& setup, Nanoseconds timeout) {
@@ -434,15 +366,19 @@ Result<int> run_train(const Settings& settings) {
 
   std::optional<Error> failure = set_up(settings, *world, setup);
   EW_TRY(agree_start(*world, failure, setup.identity, timeout));
-  if (reporter)
-    if (auto locked = lock_directories(config, setup.locks); !locked)
+  if (reporter) {
+    auto locked = lock_directories(config);
+    if (locked)
+      setup.locks = *std::move(locked);
+    else
       failure = std::move(locked).error();
+  }
   EW_TRY(agree_start(*world, failure, setup.identity, timeout));
   // Files only once it is clear that there will be a run.
   EW_ASSIGN(const std::optional<Restored> restored, resume(settings, *world, setup, timeout));
   std::optional<metrics::MetricsLog> log;
   if (reporter) {
-    auto opened = open_log(settings, restored ? restored->manifest.step : Step{0});
+    auto opened = open_metrics(settings, restored ? restored->manifest.step : Step{0});
     if (opened)
       log = *std::move(opened);
     else
