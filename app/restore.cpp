@@ -82,7 +82,7 @@ class Restorer {
 
   /// COLLECTIVE. Every rank must see the directory that the reporter sees, and write there.
   Result<void> check_sight() {
-    const Result<void> mine = see();
+    Result<void> mine = see();
     std::int64_t blind = mine ? 0 : 1;
     EW_TRY(comm::all_reduce_sum(request_.world, request_.group, std::span(&blind, 1),
                                 "sight of the checkpoints", deadline()));

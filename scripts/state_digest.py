@@ -1,10 +1,11 @@
 #!/usr/bin/python3
-"""Recomputes state_digest from a state dump (HDF5), sharing no code with the program that wrote it.
+"""Recomputes state_digest from a state dump (HDF5) or a checkpoint, sharing no code with the program that wrote it.
 
-    scripts/state_digest.py DUMP.h5 [--flip KIND:NAME:ELEMENT:BIT]
+    scripts/state_digest.py DUMP.h5 | RUN/checkpoints/step-... [--flip KIND:NAME:ELEMENT:BIT]
 
 The dump holds /master/<name>, /moment1/<name>, /moment2/<name> (f32, canonical shape) and the root attributes step,
-block_elems, block_count and state_digest (16 hex digits). Definition, all in unsigned 64-bit arithmetic:
+block_elems, block_count and state_digest (16 hex digits). Of a checkpoint the tensors are read through index.h5, and the
+digest it should have is the manifest's (there when it was computed at that step). Definition, all in unsigned 64-bit arithmetic:
 
     mix64, combine64, hash_text   as in io/base/hash.h
     kind k                        0 master, 1 moment1, 2 moment2
@@ -19,6 +20,8 @@ Prints the digest. Exit code 0: equal to the attribute; 1: different, or a block
 example --flip master:h.0.ln_1.weight:17:31.
 """
 import argparse
+import json
+import os
 import sys
 
 import h5py
@@ -27,6 +30,9 @@ import numpy as np
 GOLDEN = 0x9E3779B97F4A7C15
 MASK = (1 << 64) - 1
 KINDS = ("master", "moment1", "moment2")
+DUMP_GROUPS = dict(zip(KINDS, KINDS))
+CHECKPOINT_GROUPS = dict(zip(KINDS, ("model", "optimizer/exp_avg", "optimizer/exp_avg_sq")))
+BLOCK_ELEMS = 16384  # part of the definition; a dump says so itself
 CHUNK_ELEMS = 1 << 17  # temporaries of this many words stay in the cache
 
 
@@ -132,18 +138,26 @@ def read_attributes(file, path):
     return block_elems, int(file.attrs["block_count"]), recorded.strip("\0 ").lower()
 
 
-def tensor_names(file, path):
-    names = {kind: sorted(file[kind].keys()) for kind in KINDS}
+def read_manifest(path):
+    with open(os.path.join(path, "MANIFEST.json"), encoding="utf-8") as file:
+        recorded = json.load(file)["state_digest"]
+    if recorded is None:
+        fail(3, f"{path} does not say its digest", "why: it was not computed at that step (log.digest_every)")
+    return recorded
+
+
+def tensor_names(file, path, groups):
+    names = {kind: sorted(file[groups[kind]].keys()) for kind in KINDS}
     if not names["master"] or any(names[kind] != names["master"] for kind in KINDS):
         fail(3, f"{path}: the tensors of master, moment1 and moment2 are not the same")
     return names["master"]
 
 
-def digest_of(file, path, block_elems, flip):
+def digest_of(file, path, groups, block_elems, flip):
     hasher, flipped = TensorHasher(block_elems), False
     for kind_number, kind in enumerate(KINDS):
-        for name in tensor_names(file, path):
-            dataset = file[kind][name]
+        for name in tensor_names(file, path, groups):
+            dataset = file[groups[kind]][name]
             if dataset.dtype != np.dtype("<f4"):
                 fail(3, f"{path}: /{kind}/{name} is {dataset.dtype}, not little-endian f32")
             words = np.ascontiguousarray(dataset[()]).reshape(-1).view(np.uint32)
@@ -163,14 +177,19 @@ def main():
     options = parser.parse_args()
     flip = parse_flip(options.flip) if options.flip else None
     try:
-        with h5py.File(options.dump, "r") as file:
-            block_elems, block_count, recorded = read_attributes(file, options.dump)
-            hasher = digest_of(file, options.dump, block_elems, flip)
+        if os.path.isdir(options.dump):
+            recorded, block_count = read_manifest(options.dump), None
+            with h5py.File(os.path.join(options.dump, "index.h5"), "r") as file:
+                hasher = digest_of(file, options.dump, CHECKPOINT_GROUPS, BLOCK_ELEMS, flip)
+        else:
+            with h5py.File(options.dump, "r") as file:
+                block_elems, block_count, recorded = read_attributes(file, options.dump)
+                hasher = digest_of(file, options.dump, DUMP_GROUPS, block_elems, flip)
     except OSError as error:
         fail(3, f"{options.dump} cannot be read", f"why: {error}")
     digest = f"{hasher.digest():016x}"
     print(digest)
-    if hasher.blocks != block_count:
+    if block_count is not None and hasher.blocks != block_count:
         fail(1, f"{hasher.blocks} blocks in the data, {block_count} in the attribute")
     if digest != recorded:
         fail(1, f"the attribute says {recorded}")

@@ -504,6 +504,14 @@ print(count)
                           cwd="/", timeout=TIMEOUT_S, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     expect(done.returncode == 0, done.stderr)
     expect(int(done.stdout) == 3 * (2 + 8 * 12 + 2), f"{done.stdout} tensors")
+    # The state digest out of the checkpoint, by other code than ours.
+    script = [os.path.join(bench.source, "scripts", "state_digest.py"), bench.path("elsewhere")]
+    expected = bench.metrics("run")[-1]["digest"]
+    for more, code in (([], 0), (["--flip", "moment2:wte.weight:16400:3"], 1)):
+        done = subprocess.run(["/usr/bin/python3", *script, *more], cwd="/", timeout=TIMEOUT_S, text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        expect(done.returncode == code, f"{done.stdout}{done.stderr}")
+        expect((done.stdout.strip() == expected) == (code == 0), f"script says {done.stdout!r}, the run {expected}")
 
 
 CASES = {name[5:]: function for name, function in globals().items() if name.startswith("case_")}
