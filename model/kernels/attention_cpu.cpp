@@ -9,18 +9,29 @@ namespace {
 // One task is one head of one sample.
 struct Heads {
   std::int64_t B, T, H, D;
-  float scale;  // 1 / sqrt(D)
+  float scale;         // 1 / sqrt(D)
+  std::int64_t begin;  // of these heads among the model's
 };
 
-Heads heads_of(const ConstMat& qkv, std::int64_t T, std::int64_t H, std::size_t lse,
-               const Dropout& dropout) {
+template <typename Args>
+Heads heads_of(const Args& args) {
+  const ConstMat qkv = args.qkv_N3C, out = args.out_NC;
+  const std::int64_t T = args.T, H = args.H;
+  const Dropout& dropout = args.dropout;
   EW_CHECK(T > 0 && H > 0 && qkv.rows % T == 0 && qkv.cols % (3 * H) == 0,
            "{} x {} is not q, k and v of {} heads for samples of {}", qkv.rows, qkv.cols, H, T);
   const std::int64_t head_dim = qkv.cols / (3 * H);
-  const Heads heads = {qkv.rows / T, T, H, head_dim,
-                       static_cast<float>(1.0 / std::sqrt(static_cast<double>(head_dim)))};
-  EW_CHECK(static_cast<std::int64_t>(lse) >= qkv.rows * H, "lse of {} for {} rows of {} heads", lse,
-           qkv.rows, H);
+  const Heads heads = {qkv.rows / T,
+                       T,
+                       H,
+                       head_dim,
+                       static_cast<float>(1.0 / std::sqrt(static_cast<double>(head_dim))),
+                       args.head_begin};
+  EW_CHECK(out.rows == qkv.rows && out.cols == H * head_dim && args.head_begin >= 0,
+           "an output of {} x {} for {} rows of heads {}+{} of {}", out.rows, out.cols, qkv.rows,
+           args.head_begin, H, head_dim);
+  EW_CHECK(std::ssize(args.lse_NH) >= qkv.rows * H, "lse of {} for {} rows of {} heads",
+           args.lse_NH.size(), qkv.rows, H);
   EW_CHECK(dropout.rate == 0 || static_cast<std::int64_t>(dropout.streams_B.size()) == heads.B,
            "{} streams for {} samples", dropout.streams_B.size(), heads.B);
   return heads;
@@ -30,16 +41,16 @@ Heads heads_of(const ConstMat& qkv, std::int64_t T, std::int64_t H, std::size_t 
 template <typename Body>
 void run_heads(const CpuContext& context, const Heads& heads, const Dropout& dropout,
                const Body& body) {
-  run_pieces_indexed(context, heads.B * heads.H, 1,
-                     [&](std::int64_t task, std::int64_t, int worker) {
-                       const std::int64_t sample = task / heads.H, head = task % heads.H;
-                       DropoutMask mask;
-                       if (dropout.rate != 0) {
-                         mask = dropout_mask(dropout, sample);
-                         mask.first_element = static_cast<std::uint64_t>(head * heads.T * heads.T);
-                       }
-                       body(sample, head, dropout.rate != 0 ? &mask : nullptr, worker);
-                     });
+  run_pieces_indexed(
+      context, heads.B * heads.H, 1, [&](std::int64_t task, std::int64_t, int worker) {
+        const std::int64_t sample = task / heads.H, head = task % heads.H;
+        DropoutMask mask;
+        if (dropout.rate != 0) {
+          mask = dropout_mask(dropout, sample);
+          mask.first_element = static_cast<std::uint64_t>((heads.begin + head) * heads.T * heads.T);
+        }
+        body(sample, head, dropout.rate != 0 ? &mask : nullptr, worker);
+      });
 }
 
 }  // namespace
@@ -47,7 +58,7 @@ void run_heads(const CpuContext& context, const Heads& heads, const Dropout& dro
 void attention_forward(const CpuContext& context, const AttentionKernels& kernels,
                        const AttentionForward& args) {
   const ConstMat& qkv = args.qkv_N3C;
-  const Heads heads = heads_of(qkv, args.T, args.H, args.lse_NH.size(), args.dropout);
+  const Heads heads = heads_of(args);
   const std::int64_t C = heads.H * heads.D, T = heads.T;
   const float* qkv_data = read_f32(qkv);
   float* out_data = write_f32(args.out_NC);
@@ -74,7 +85,7 @@ void attention_forward(const CpuContext& context, const AttentionKernels& kernel
 void attention_backward(const CpuContext& context, const AttentionKernels& kernels,
                         const AttentionBackward& args) {
   const ConstMat& qkv = args.qkv_N3C;
-  const Heads heads = heads_of(qkv, args.T, args.H, args.lse_NH.size(), args.dropout);
+  const Heads heads = heads_of(args);
   const std::int64_t C = heads.H * heads.D, T = heads.T;
   const float *qkv_data = read_f32(qkv), *out = read_f32(args.out_NC),
               *dout = read_f32(args.dout_NC);

@@ -59,9 +59,21 @@ void skip_in_sink(const GradSink& sink, std::int64_t first, std::int64_t n);
 
 /// The mask of one sample, from its element 0. REQUIRES: 0 < rate < 1 and a stream for the sample.
 DropoutMask dropout_mask(const Dropout& dropout, std::int64_t sample);
+/// Ends the program unless rows [row_begin, row_begin + rows) lie in samples of T rows that have
+/// streams (where dropout needs them).
+void check_rows(std::int64_t row_begin, std::int64_t rows, std::int64_t T, const Dropout& dropout);
+/// The mask of row `row` of a micro-batch of samples of T rows of C elements. REQUIRES: rate > 0
+/// and check_rows.
+DropoutMask row_mask(const Dropout& dropout, std::int64_t row, std::int64_t T, std::int64_t C);
 
 void embedding_forward(const CpuContext&, const ElementwiseKernels&, const EmbeddingForward&);
 void embedding_backward(const CpuContext&, const ElementwiseKernels&, const EmbeddingBackward&);
+void embedding_lookup(const CpuContext&, const EmbeddingLookup&);
+void embedding_lookup_backward(const CpuContext&, const ElementwiseKernels&,
+                               const EmbeddingLookupBackward&);
+void embedding_positions(const CpuContext&, const ElementwiseKernels&, const EmbeddingPositions&);
+void embedding_positions_backward(const CpuContext&, const ElementwiseKernels&,
+                                  const EmbeddingPositionsBackward&);
 void layernorm_forward(const CpuContext&, const NormKernels&, const LayerNormForward&);
 void layernorm_backward(const CpuContext&, const NormKernels&, const LayerNormBackward&);
 void attention_forward(const CpuContext&, const AttentionKernels&, const AttentionForward&);

@@ -50,6 +50,19 @@ class CpuOps final : public Ops {
   void embedding_backward(Stream& stream, const EmbeddingBackward& args) override {
     kernels::embedding_backward(context(stream), tables_.elementwise, args);
   }
+  void embedding_lookup(Stream& stream, const EmbeddingLookup& args) override {
+    kernels::embedding_lookup(context(stream), args);
+  }
+  void embedding_lookup_backward(Stream& stream, const EmbeddingLookupBackward& args) override {
+    kernels::embedding_lookup_backward(context(stream), tables_.elementwise, args);
+  }
+  void embedding_positions(Stream& stream, const EmbeddingPositions& args) override {
+    kernels::embedding_positions(context(stream), tables_.elementwise, args);
+  }
+  void embedding_positions_backward(Stream& stream,
+                                    const EmbeddingPositionsBackward& args) override {
+    kernels::embedding_positions_backward(context(stream), tables_.elementwise, args);
+  }
   void layernorm_forward(Stream& stream, const LayerNormForward& args) override {
     kernels::layernorm_forward(context(stream), tables_.norm, args);
   }
@@ -88,6 +101,15 @@ class CpuOps final : public Ops {
   }
   void head_loss(Stream& stream, const HeadLoss& args) override {
     kernels::head_loss(context(stream), args);
+  }
+  void head_logits(Stream& stream, const HeadLogits& args) override {
+    kernels::head_logits(context(stream), args);
+  }
+  void head_combine(Stream& stream, const HeadCombine& args) override {
+    kernels::head_combine(context(stream), args);
+  }
+  void head_gradient(Stream& stream, const HeadGradient& args) override {
+    kernels::head_gradient(context(stream), args);
   }
   void adamw(Stream& stream, std::span<const AdamW> args) override {
     kernels::adamw(context(stream), tables_.elementwise, args);

@@ -29,13 +29,6 @@ void check_same_shape(const ConstMat& a, const ConstMat& b) {
            b.cols);
 }
 
-void check_samples(const ConstMat& shape, std::int64_t T, const Dropout& dropout) {
-  EW_CHECK(T > 0 && shape.rows % T == 0, "{} rows are no samples of {}", shape.rows, T);
-  EW_CHECK(
-      dropout.rate == 0 || static_cast<std::int64_t>(dropout.streams_B.size()) == shape.rows / T,
-      "{} streams for {} samples", dropout.streams_B.size(), shape.rows / T);
-}
-
 // Partial results of pieces of many ranges: piece p of range i is number first_piece[i] + p.
 struct Pieces {
   std::int64_t* first_piece;  // ranges + 1
@@ -134,6 +127,19 @@ DropoutMask dropout_mask(const Dropout& dropout, std::int64_t sample) {
   return mask;
 }
 
+void check_rows(std::int64_t row_begin, std::int64_t rows, std::int64_t T, const Dropout& dropout) {
+  EW_CHECK(T > 0 && row_begin >= 0, "rows from {} on of samples of {}", row_begin, T);
+  EW_CHECK(dropout.rate == 0 || row_begin + rows <= std::ssize(dropout.streams_B) * T,
+           "{} streams for rows {}+{} of samples of {}", dropout.streams_B.size(), row_begin, rows,
+           T);
+}
+
+DropoutMask row_mask(const Dropout& dropout, std::int64_t row, std::int64_t T, std::int64_t C) {
+  DropoutMask mask = dropout_mask(dropout, row / T);
+  mask.first_element = static_cast<std::uint64_t>(row % T * C);
+  return mask;
+}
+
 void gelu_forward(const CpuContext& context, const ElementwiseKernels& kernels,
                   const GeluForward& args) {
   check_same_shape(args.x, args.y);
@@ -163,7 +169,7 @@ void residual_forward(const CpuContext& context, const ElementwiseKernels& kerne
   const ConstMat &residual = args.residual_NC, &branch = args.branch_NC;
   check_same_shape(residual, branch);
   check_same_shape(residual, args.out_NC);
-  check_samples(residual, args.T, args.dropout);
+  check_rows(args.row_begin, residual.rows, args.T, args.dropout);
   const float *a = read_f32(residual), *b = read_f32(branch);
   float* out = write_f32(args.out_NC);
   run_pieces(context, residual.rows, rows_per_task(residual.cols),
@@ -175,8 +181,8 @@ void residual_forward(const CpuContext& context, const ElementwiseKernels& kerne
                    kernels.add(a_row, b_row, out_row, residual.cols);
                    continue;
                  }
-                 DropoutMask mask = dropout_mask(args.dropout, row / args.T);
-                 mask.first_element = static_cast<std::uint64_t>(row % args.T * residual.cols);
+                 const DropoutMask mask =
+                     row_mask(args.dropout, args.row_begin + row, args.T, residual.cols);
                  kernels.dropout(mask, a_row, b_row, out_row, residual.cols);
                }
              });
@@ -186,24 +192,23 @@ void residual_backward(const CpuContext& context, const ElementwiseKernels& kern
                        const ResidualBackward& args) {
   const ConstMat& dout = args.dout_NC;
   check_same_shape(dout, args.dbranch_NC);
-  check_samples(dout, args.T, args.dropout);
+  check_rows(args.row_begin, dout.rows, args.T, args.dropout);
   const float* from = read_f32(dout);
   float* to = write_f32(args.dbranch_NC);
   if (args.dropout.rate == 0 && from == to) return;
-  run_pieces(context, dout.rows, rows_per_task(dout.cols),
-             [&](std::int64_t first, std::int64_t count) {
-               for (std::int64_t row = first; row < first + count; ++row) {
-                 const float* from_row = from + row * dout.stride;
-                 float* to_row = to + row * args.dbranch_NC.stride;
-                 if (args.dropout.rate == 0) {
-                   std::copy_n(from_row, dout.cols, to_row);
-                   continue;
-                 }
-                 DropoutMask mask = dropout_mask(args.dropout, row / args.T);
-                 mask.first_element = static_cast<std::uint64_t>(row % args.T * dout.cols);
-                 kernels.dropout(mask, nullptr, from_row, to_row, dout.cols);
-               }
-             });
+  run_pieces(
+      context, dout.rows, rows_per_task(dout.cols), [&](std::int64_t first, std::int64_t count) {
+        for (std::int64_t row = first; row < first + count; ++row) {
+          const float* from_row = from + row * dout.stride;
+          float* to_row = to + row * args.dbranch_NC.stride;
+          if (args.dropout.rate == 0) {
+            std::copy_n(from_row, dout.cols, to_row);
+            continue;
+          }
+          const DropoutMask mask = row_mask(args.dropout, args.row_begin + row, args.T, dout.cols);
+          kernels.dropout(mask, nullptr, from_row, to_row, dout.cols);
+        }
+      });
 }
 
 void adamw(const CpuContext& context, const ElementwiseKernels& kernels,

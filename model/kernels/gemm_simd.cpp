@@ -123,6 +123,26 @@ float token_loss_gradient(float* logits, std::int64_t n, std::int64_t target, fl
   return loss_of(sum, shifted_target);
 }
 
+float token_sum(const float* logits, std::int64_t n, float* largest) {
+  *largest = row_max(logits, n);
+  return exp_sum<Discard>(logits, n, *largest, nullptr);
+}
+
+void token_gradient(float* logits, std::int64_t n, std::int64_t target, float largest, float sum,
+                    float scale) {
+  const F32 shift = set1(largest), factor = set1(scale / sum);
+  sweep(n, [&](std::int64_t i, auto lanes) {
+    store(logits + i, exp(load(logits + i, lanes) - shift) * factor, lanes);
+  });
+  if (target >= 0) logits[target] -= scale;
+}
+
+float exp_of(float x) {
+  float lanes[kLanes];
+  store(lanes, exp(set1(x)));
+  return lanes[0];
+}
+
 // Eight rows of eight: pairs of rows interleaved by single, then double words, then halves swapped.
 // AVX2 on both instruction sets: the loop waits for memory, not for shuffles.
 void transpose_8x8(const float* in, std::int64_t in_stride, float* out, std::int64_t out_stride) {
@@ -166,6 +186,10 @@ const GemmSimd ELASWAVE_ISA_NAME(gemm_simd) = {
     .add = add,
     .token_loss = token_loss,
     .token_loss_gradient = token_loss_gradient,
+    .token_sum = token_sum,
+    .token_loss_of = loss_of,
+    .token_gradient = token_gradient,
+    .exp = exp_of,
     .transpose = transpose,
 };
 

@@ -25,6 +25,19 @@ struct GemmSimd {
   /// scale * (softmax(logits)_i - [i == target]).
   float (*token_loss_gradient)(float* logits, std::int64_t n, std::int64_t target, float scale);
 
+  /// The two above in parts, with the same bits, for rows that are cut. Of a part of a row: its
+  /// largest logit; returns the sum of exp(logit - largest).
+  float (*token_sum)(const float* logits, std::int64_t n, float* largest);
+  /// log(sum) - shifted_target: the loss, when `sum` is the whole row's and `shifted_target` the
+  /// target's logit less the largest.
+  float (*token_loss_of)(float sum, float shifted_target);
+  /// A part of a row is replaced by the gradient, `largest` and `sum` being the whole row's. target
+  /// is below 0 when it is not in this part.
+  void (*token_gradient)(float* logits, std::int64_t n, std::int64_t target, float largest,
+                         float sum, float scale);
+  /// e^x.
+  float (*exp)(float x);
+
   /// out[c * out_stride + r] = in[r * in_stride + c].
   void (*transpose)(const float* in, std::int64_t rows, std::int64_t cols, std::int64_t in_stride,
                     float* out, std::int64_t out_stride);

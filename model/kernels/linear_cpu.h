@@ -14,5 +14,8 @@ void linear_backward_weight(const CpuContext& context, const LinearBackwardWeigh
 
 /// Takes kLossChunkTokens * V floats of shared workspace at most. REQUIRES: targets in [0, V).
 void head_loss(const CpuContext& context, const HeadLoss& args);
+void head_logits(const CpuContext& context, const HeadLogits& args);
+void head_combine(const CpuContext& context, const HeadCombine& args);
+void head_gradient(const CpuContext& context, const HeadGradient& args);
 
 }  // namespace elaswave::kernels

@@ -12,6 +12,13 @@
 // - A call issues work on the stream and allocates nothing once it has seen its largest shape.
 // - Gradients of weights go into a GradSink, one addend per (tensor, contribution, micro-batch)
 // element.
+//
+// Slices (tensor parallelism). A slice holds some columns of an activation (heads, D), some rows of
+// the vocabulary, or a contiguous range of the N rows of a micro-batch that may begin and end
+// inside samples. Arguments named *_begin place it in the whole, the shape letter then counts the
+// slice's own share, and their default is the beginning: a whole is a slice. Masks depend on the
+// place in the whole alone, so slices put together are the whole, bit by bit, wherever nothing is
+// summed over what was sliced.
 #pragma once
 
 #include <atomic>
@@ -58,7 +65,9 @@ struct GradSink {
 /// sample)) < rate.
 struct Dropout {
   float rate = 0;
-  std::span<const RandomStream> streams_B;  // one per sample; may be empty when rate is 0
+  // One per sample of the micro-batch, whatever rows an operation works on; may be empty when rate
+  // is 0.
+  std::span<const RandomStream> streams_B;
 };
 
 /// x = dropout(wte[id] + wpe[position]). Element index: t * C + c.
@@ -76,6 +85,48 @@ struct EmbeddingBackward {
   std::int64_t T = 0;
   Dropout dropout;
   GradSink dwte_VC, dwpe_TC;
+};
+
+/// Row i of out is the row of wte for ids[i] when the slice of the vocabulary has it (vocab_begin
+/// <= id < vocab_begin + V), else zeros of negative sign, which change no number they are added to:
+/// the sum over slices, in any order, is the looked-up row bit by bit. REQUIRES: ids within the
+/// whole vocabulary; an id that no slice has gives zeros.
+struct EmbeddingLookup {
+  std::span<const std::int32_t> ids_N;
+  ConstMat wte_VC;  // V rows from vocab_begin on
+  std::int64_t vocab_begin = 0;
+  Mat out_NC;
+};
+/// The sums of EmbeddingBackward for the ids that the slice has. dx is what
+/// EmbeddingPositionsBackward left, of all N rows.
+struct EmbeddingLookupBackward {
+  std::span<const std::int32_t> ids_N;
+  ConstMat dx_NC;
+  std::int64_t vocab_begin = 0;
+  GradSink dwte_VC;
+};
+
+/// out = dropout(x + wpe[position]) for rows [row_begin, row_begin + N) of the micro-batch: row r
+/// is position r % T of sample r / T. After EmbeddingLookup of the whole vocabulary this is
+/// EmbeddingForward, bit by bit.
+struct EmbeddingPositions {
+  ConstMat x_NC, wpe_TC;  // wpe may have more rows than T
+  std::int64_t T = 0;
+  std::int64_t row_begin = 0;
+  Dropout dropout;
+  Mat out_NC;  // may alias x
+};
+/// masked = dropout mask applied to dx. dwpe: the rows of one position among these are summed in
+/// f32 in order, then rounded once into the sink; a position without a row has no addend. masked
+/// for EmbeddingLookupBackward and this are EmbeddingBackward, bit by bit, where one slice has all
+/// rows.
+struct EmbeddingPositionsBackward {
+  ConstMat dx_NC;
+  std::int64_t T = 0;
+  std::int64_t row_begin = 0;
+  Dropout dropout;
+  GradSink dwpe_TC;
+  Mat masked_NC;  // may alias dx
 };
 
 /// y = (x - mean) * rstd * gamma + beta over C; biased variance (Ba, Kiros, Hinton, arXiv
@@ -117,13 +168,16 @@ struct LinearBackwardWeight {
 
 /// Causal self-attention with online softmax in blocks (Milakov and Gimelshein, arXiv 1805.02867;
 /// Dao et al., arXiv 2205.14135): memory linear in T. qkv holds q, k, v side by side, heads
-/// contiguous within each. Dropout acts on probabilities; element index: (h * T + query) * T + key.
+/// contiguous within each. Of a model's heads, these are [head_begin, head_begin + H), and C is H
+/// times the head dimension. Dropout acts on probabilities; element index: ((head_begin + h) * T +
+/// query) * T + key.
 struct AttentionForward {
   ConstMat qkv_N3C;
   std::int64_t T = 0, H = 0;
   Dropout dropout;
   Mat out_NC;
   std::span<float> lse_NH;  // log sum exp of scaled scores, kept for backward; [(b*H + h)*T + t]
+  std::int64_t head_begin = 0;
 };
 struct AttentionBackward {
   ConstMat qkv_N3C, out_NC, dout_NC;
@@ -131,6 +185,7 @@ struct AttentionBackward {
   std::int64_t T = 0, H = 0;
   Dropout dropout;
   Mat dqkv_N3C;
+  std::int64_t head_begin = 0;
 };
 
 /// Attention of N new positions of one sequence, for inference: the rows of k and v are first
@@ -156,12 +211,14 @@ struct GeluBackward {
   Mat dx;  // may alias dy
 };
 
-/// out = residual + dropout(branch). Element index: t * C + c. out may alias residual.
+/// out = residual + dropout(branch) for rows [row_begin, row_begin + N) of the micro-batch. Row r
+/// is position t = r % T of sample r / T; element index: t * C + c. out may alias residual.
 struct ResidualForward {
   ConstMat residual_NC, branch_NC;
   std::int64_t T = 0;
   Dropout dropout;
   Mat out_NC;
+  std::int64_t row_begin = 0;
 };
 /// dbranch = dropout mask applied to dout; the residual's own gradient is dout itself. dbranch may
 /// alias dout.
@@ -170,6 +227,7 @@ struct ResidualBackward {
   std::int64_t T = 0;
   Dropout dropout;
   Mat dbranch_NC;
+  std::int64_t row_begin = 0;
 };
 
 /// Head and loss in one: logits = x W^T, loss_N[i] = log sum exp(logits_i) - logits_i[target_i], in
@@ -187,6 +245,57 @@ struct HeadLoss {
 inline constexpr std::int64_t kLossChunkTokens = 256;
 constexpr std::int64_t loss_contributions(std::int64_t N) {
   return ceil_div(N, kLossChunkTokens);
+}
+
+/// What the logits of one token within a slice of the vocabulary, or within all of it, come to:
+/// enough for its loss and, with the logits, for its gradient. Plain data, to be gathered over
+/// slices as bytes.
+struct LogitStats {
+  float largest = 0;
+  float sum = 0;     // of exp(logit - largest)
+  float target = 0;  // the target's logit; -infinity where another slice has it
+};
+
+/// The head on a slice of the vocabulary, one chunk of at most kLossChunkTokens tokens at a time:
+/// HeadLogits here, the statistics gathered over slices, HeadCombine everywhere, then HeadGradient
+/// here with the same logits. On all of the vocabulary the three are HeadLoss, bit by bit.
+/// logits = x W^T. The caller keeps them until HeadGradient; rows logits_stride(V) apart are
+/// fastest.
+struct HeadLogits {
+  ConstMat x_NC, w_VC;                      // V rows of the vocabulary from vocab_begin on
+  std::span<const std::int32_t> targets_N;  // in the whole vocabulary
+  std::int64_t vocab_begin = 0;
+  Mat logits_NV;  // f32
+  std::span<LogitStats> stats_N;
+};
+/// Statistics of slices of the vocabulary, which follow one another in slice order, into those of
+/// all of it: largest and target are the largest of them, sum = sum_0 e^(largest_0 - largest) +
+/// sum_1 e^(largest_1 - largest) + ... in slice order. loss = log(sum) - (target - largest), NaN
+/// when a logit is NaN or +infinity, or all of a slice are -infinity. REQUIRES: each target in
+/// exactly one slice; loss is +infinity where there was none.
+struct HeadCombine {
+  std::span<const LogitStats> stats_SN;  // [slice * N + token]
+  std::span<LogitStats> total_N;         // its size is N; may not alias stats
+  std::span<float> loss_N;
+};
+/// The gradient of scale * (sum of token losses): dlogits = scale * (exp(logit - largest) / sum -
+/// [token's target]) with the statistics of all the vocabulary; dx = dlogits W is this slice's term
+/// of the sum over slices, dW = dlogits^T x is one addend.
+struct HeadGradient {
+  Mat logits_NV;  // as HeadLogits left them; becomes their gradient
+  ConstMat x_NC, w_VC;
+  std::span<const std::int32_t> targets_N;
+  std::int64_t vocab_begin = 0;
+  std::span<const LogitStats> total_N;
+  float scale = 1;
+  Mat dx_NC;
+  GradSink dw_VC;  // overwrite: for the first chunk only
+};
+/// Room between rows of V logits (in elements) that keeps them from starting a multiple of 4 KiB
+/// apart: such rows share cache sets, and products over columns would evict their own operands.
+constexpr std::int64_t logits_stride(std::int64_t V) {
+  const std::int64_t stride = round_up(V, 16);
+  return stride % 1024 == 0 ? stride + 16 : stride;
 }
 
 /// Scalars of one update, computed once and carried by the commit record.
@@ -222,6 +331,10 @@ class Ops {
 
   virtual void embedding_forward(Stream&, const EmbeddingForward&) = 0;
   virtual void embedding_backward(Stream&, const EmbeddingBackward&) = 0;
+  virtual void embedding_lookup(Stream&, const EmbeddingLookup&) = 0;
+  virtual void embedding_lookup_backward(Stream&, const EmbeddingLookupBackward&) = 0;
+  virtual void embedding_positions(Stream&, const EmbeddingPositions&) = 0;
+  virtual void embedding_positions_backward(Stream&, const EmbeddingPositionsBackward&) = 0;
   virtual void layernorm_forward(Stream&, const LayerNormForward&) = 0;
   virtual void layernorm_backward(Stream&, const LayerNormBackward&) = 0;
   virtual void linear_forward(Stream&, const LinearForward&) = 0;
@@ -235,6 +348,9 @@ class Ops {
   virtual void residual_forward(Stream&, const ResidualForward&) = 0;
   virtual void residual_backward(Stream&, const ResidualBackward&) = 0;
   virtual void head_loss(Stream&, const HeadLoss&) = 0;
+  virtual void head_logits(Stream&, const HeadLogits&) = 0;
+  virtual void head_combine(Stream&, const HeadCombine&) = 0;
+  virtual void head_gradient(Stream&, const HeadGradient&) = 0;
 
   // Optimizer state comes in blocks of at most 64 KiB: these take many at once, one task a block.
   virtual void adamw(Stream&, std::span<const AdamW> blocks) = 0;

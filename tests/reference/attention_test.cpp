@@ -116,7 +116,8 @@ class AttentionTest : public KernelTest {
     bool guards = false;
   };
   Results run(const Shape& shape, const Dropout& dropout, const std::vector<float>& qkv,
-              const std::vector<float>& dout, int threads, std::int64_t extra = 5) {
+              const std::vector<float>& dout, int threads, std::int64_t extra = 5,
+              std::int64_t head_begin = 0) {
     device::CpuStream stream(threads);
     const Padded in(qkv, shape.N(), 3 * shape.C(), extra),
         gradient(dout, shape.N(), shape.C(), extra);
@@ -128,7 +129,8 @@ class AttentionTest : public KernelTest {
                                      .H = shape.H,
                                      .dropout = dropout,
                                      .out_NC = out.mat(),
-                                     .lse_NH = results.lse});
+                                     .lse_NH = results.lse,
+                                     .head_begin = head_begin});
     ops().attention_backward(stream, {.qkv_N3C = in.view(),
                                       .out_NC = out.view(),
                                       .dout_NC = gradient.view(),
@@ -136,7 +138,8 @@ class AttentionTest : public KernelTest {
                                       .T = shape.T,
                                       .H = shape.H,
                                       .dropout = dropout,
-                                      .dqkv_N3C = dqkv.mat()});
+                                      .dqkv_N3C = dqkv.mat(),
+                                      .head_begin = head_begin});
     results.out = out.values();
     results.dqkv = dqkv.values();
     results.guards = out.guards_intact() && dqkv.guards_intact();
@@ -197,6 +200,46 @@ TEST_F(AttentionTest, same_bits_for_any_thread_count_and_stride) {
     const Results again = run(shape, {shape.rate, streams}, qkv, dout, threads, threads);
     EXPECT_TRUE(again.out == first.out && again.lse == first.lse && again.dqkv == first.dqkv)
         << threads;
+  }
+}
+
+// The columns of heads [begin, begin + H) in each of `groups` groups of the whole's columns.
+std::vector<float> columns_of_heads(const std::vector<float>& whole, const Shape& shape,
+                                    std::int64_t groups, std::int64_t begin, std::int64_t H) {
+  std::vector<float> part;
+  for (std::int64_t row = 0; row < shape.N(); ++row)
+    for (std::int64_t group = 0; group < groups; ++group) {
+      const auto first = whole.begin() + (row * groups + group) * shape.C() + begin * shape.D;
+      part.insert(part.end(), first, first + H * shape.D);
+    }
+  return part;
+}
+
+// Slices of heads, uneven on purpose, have the bits of the same heads in the whole: masks too.
+TEST_F(AttentionTest, slices_of_heads) {
+  for (const Shape& whole :
+       {Shape{2, 70, 5, 24, 0.2f}, Shape{2, 33, 5, 9, 0}, Shape{1, 65, 5, 64, 0.1f}}) {
+    const auto qkv = random_floats(whole.N() * 3 * whole.C(), 1),
+               dout = random_floats(whole.N() * whole.C(), 2);
+    const auto streams = sample_streams(whole.B, 3);
+    const Dropout dropout = {whole.rate, streams};
+    const Results all = run(whole, dropout, qkv, dout, 2);
+    const std::int64_t cuts[] = {0, 1, 3, 5};
+    for (std::size_t i = 0; i + 1 < std::size(cuts); ++i) {
+      const std::int64_t begin = cuts[i], H = cuts[i + 1] - cuts[i];
+      SCOPED_TRACE(testing::Message() << "heads " << begin << "+" << H << " of " << whole.D);
+      Shape slice = whole;
+      slice.H = H;
+      const Results mine = run(slice, dropout, columns_of_heads(qkv, whole, 3, begin, H),
+                               columns_of_heads(dout, whole, 1, begin, H), 2, 1, begin);
+      EXPECT_TRUE(mine.guards);
+      EXPECT_EQ(mine.out, columns_of_heads(all.out, whole, 1, begin, H));
+      EXPECT_EQ(mine.dqkv, columns_of_heads(all.dqkv, whole, 3, begin, H));
+      for (std::int64_t b = 0; b < whole.B; ++b)
+        for (std::int64_t e = 0; e < H * whole.T; ++e)
+          ASSERT_EQ(mine.lse[static_cast<std::size_t>(b * H * whole.T + e)],
+                    all.lse[static_cast<std::size_t>((b * whole.H + begin) * whole.T + e)]);
+    }
   }
 }
 

@@ -123,6 +123,34 @@ TEST_F(ElementwiseTest, residual_in_place) {
   EXPECT_EQ(residual.values(), dbranch.values());
 }
 
+// Ranges of rows that begin and end inside samples, put together, are the whole.
+TEST_F(ElementwiseTest, residual_of_row_ranges) {
+  const std::int64_t B = 3, T = 11, N = B * T;
+  for (const float rate : {0.0f, 0.3f})
+    for (const std::int64_t C : {1, 37, 64}) {
+      const auto a = random_floats(N * C, 1), b = random_floats(N * C, 2);
+      const auto streams = sample_streams(B, 3);
+      const Dropout dropout = {rate, streams};
+      device::CpuStream stream(2);
+      const Padded residual(a, N, C), branch(b, N, C, 1);
+      Padded out(N, C, 2), dbranch(N, C), parts(N, C, 2), dparts(N, C);
+      ops().residual_forward(stream, {residual.view(), branch.view(), T, dropout, out.mat()});
+      ops().residual_backward(stream, {branch.view(), T, dropout, dbranch.mat()});
+      const std::int64_t cuts[] = {0, 5, 6, 6, 22, 25, N};  // one range is empty
+      for (std::size_t i = 0; i + 1 < std::size(cuts); ++i) {
+        const std::int64_t begin = cuts[i], rows = cuts[i + 1] - cuts[i];
+        ops().residual_forward(
+            stream, {residual.view().rows_from(begin, rows), branch.view().rows_from(begin, rows),
+                     T, dropout, parts.mat().rows_from(begin, rows), begin});
+        ops().residual_backward(stream, {branch.view().rows_from(begin, rows), T, dropout,
+                                         dparts.mat().rows_from(begin, rows), begin});
+      }
+      EXPECT_EQ(parts.values(), out.values()) << rate << " " << C;
+      EXPECT_EQ(dparts.values(), dbranch.values()) << rate << " " << C;
+      EXPECT_TRUE(parts.guards_intact() && dparts.guards_intact());
+    }
+}
+
 TEST_F(ElementwiseTest, dropout_keeps_its_rate) {
   const std::int64_t T = 256, C = 768;
   const std::vector<float> ones(static_cast<std::size_t>(T * C), 1.0f);
