@@ -15,8 +15,13 @@ constexpr std::int64_t kSliceFromBytes = 32 << 10;
 /// are free to go.
 class Collective {
  public:
-  Collective(World& world, const Group& group, std::string_view operation, Deadline deadline)
-      : world_(world), group_(group), operation_(operation), deadline_(deadline) {
+  Collective(World& world, const Group& group, std::string_view operation, Deadline deadline,
+             Channel channel = Channel::control)
+      : world_(world),
+        group_(group),
+        operation_(operation),
+        deadline_(deadline),
+        channel_(channel) {
     me_ = group.index_of(world.world_rank());
     EW_CHECK(me_ >= 0, "rank {} calls '{}' of a group it is not in", world.world_rank(), operation);
     EW_CHECK(group.generation == world.generation(),
@@ -28,14 +33,19 @@ class Collective {
   int size() const { return group_.size(); }
 
   void send(int index, ConstPieces pieces) {
-    works_.push_back(world_.send(rank_of(index), Channel::control, std::move(pieces)));
+    works_.push_back(world_.send(rank_of(index), channel_, std::move(pieces)));
   }
   void receive(int index, Pieces pieces) {
-    works_.push_back(world_.receive(rank_of(index), Channel::control, std::move(pieces)));
+    works_.push_back(start_receive(index, std::move(pieces)));
   }
+  /// A receive that finish() does not wait for.
+  Work start_receive(int index, Pieces pieces) {
+    return world_.receive(rank_of(index), channel_, std::move(pieces));
+  }
+  Result<void> wait(const Work& work) { return world_.wait(work, operation_, deadline_); }
   /// Waits for everything started so far.
   Result<void> finish() {
-    for (const Work& work : works_) EW_TRY(world_.wait(work, operation_, deadline_));
+    for (const Work& work : works_) EW_TRY(wait(work));
     works_.clear();
     return {};
   }
@@ -47,6 +57,7 @@ class Collective {
   const Group& group_;
   std::string_view operation_;
   Deadline deadline_;
+  Channel channel_;
   int me_ = 0;
   std::vector<Work> works_;
 };
@@ -56,6 +67,35 @@ void add(std::span<std::int64_t> sum, std::span<const std::int64_t> addend) {
   for (std::size_t i = 0; i < sum.size(); ++i)
     sum[i] = static_cast<std::int64_t>(static_cast<std::uint64_t>(sum[i]) +
                                        static_cast<std::uint64_t>(addend[i]));
+}
+
+void check_ranges(const OwnedRanges& owned, const Group& group, std::int64_t elems,
+                  std::string_view operation) {
+  EW_CHECK(static_cast<int>(owned.size()) == group.size(), "'{}': owners of {} members for {}",
+           operation, owned.size(), group.size());
+  for (const auto& ranges : owned)
+    for (const ElementRange& range : ranges)
+      EW_CHECK(0 <= range.begin && range.begin <= range.end && range.end <= elems,
+               "'{}': elements [{}, {}) of {}", operation, range.begin, range.end, elems);
+}
+
+std::int64_t count_of(const std::vector<ElementRange>& ranges) {
+  std::int64_t count = 0;
+  for (const ElementRange& range : ranges) count += range.count();
+  return count;
+}
+
+/// The bytes of `ranges`, empty ones left out.
+template <typename Byte>
+std::vector<std::span<Byte>> pieces_of(const std::vector<ElementRange>& ranges,
+                                       std::int64_t elem_bytes, std::span<Byte> bytes) {
+  std::vector<std::span<Byte>> pieces;
+  pieces.reserve(ranges.size());
+  for (const ElementRange& range : ranges)
+    if (range.count() > 0)
+      pieces.push_back(bytes.subspan(static_cast<std::size_t>(range.begin * elem_bytes),
+                                     static_cast<std::size_t>(range.count() * elem_bytes)));
+  return pieces;
 }
 
 /// Recursive doubling. The members beyond the largest power of two first give their vector to a
@@ -122,9 +162,8 @@ Result<void> all_reduce_sliced(Collective& members, std::span<std::int64_t> inou
 }  // namespace
 
 int Group::index_of(int world_rank) const {
-  const auto found = std::lower_bound(world_ranks.begin(), world_ranks.end(), world_rank);
-  if (found == world_ranks.end() || *found != world_rank) return -1;
-  return static_cast<int>(found - world_ranks.begin());
+  const auto found = std::find(world_ranks.begin(), world_ranks.end(), world_rank);
+  return found == world_ranks.end() ? -1 : static_cast<int>(found - world_ranks.begin());
 }
 
 Group everyone(const World& world) {
@@ -187,6 +226,70 @@ Result<void> all_gather(World& world, const Group& group, std::span<const std::b
     held += more;
   }
   return {};
+}
+
+Result<void> reduce_scatter_sum(World& world, const Group& group, const OwnedRanges& owned,
+                                std::span<std::int64_t> inout, std::string_view operation,
+                                Deadline deadline) {
+  Collective members(world, group, operation, deadline, Channel::reduce);
+  check_ranges(owned, group, static_cast<std::int64_t>(inout.size()), operation);
+  const int n = members.size(), me = members.me();
+  const auto& mine = owned[static_cast<std::size_t>(me)];
+  const auto count = static_cast<std::size_t>(count_of(mine));
+  // Owners do not touch each other's ranges, so all sends can be under way from the start. Of the
+  // receives the next one is, while the last is being added.
+  std::vector<std::int64_t> staging(2 * count);
+  auto buffer = [&](int distance) {
+    return std::span(staging).subspan(distance % 2 == 0 ? 0 : count, count);
+  };
+  auto receive = [&](int distance) {
+    return members.start_receive((me - distance + n) % n,
+                                 {std::as_writable_bytes(buffer(distance))});
+  };
+  Work next;
+  if (n > 1 && count > 0) next = receive(1);
+  for (int distance = 1; distance < n; ++distance) {
+    const int to = (me + distance) % n;
+    auto pieces = pieces_of(owned[static_cast<std::size_t>(to)],
+                            static_cast<std::int64_t>(sizeof(std::int64_t)),
+                            std::as_bytes(std::span<const std::int64_t>(inout)));
+    if (!pieces.empty()) members.send(to, std::move(pieces));
+  }
+  for (int distance = 1; distance < n && count > 0; ++distance) {
+    const Work current = next;
+    if (distance + 1 < n) next = receive(distance + 1);
+    EW_TRY(members.wait(current));
+    auto addend = buffer(distance);
+    for (const ElementRange& range : mine) {
+      const auto length = static_cast<std::size_t>(range.count());
+      add(inout.subspan(static_cast<std::size_t>(range.begin), length), addend.first(length));
+      addend = addend.subspan(length);
+    }
+  }
+  return members.finish();
+}
+
+Result<void> all_gather_v(World& world, const Group& group, const OwnedRanges& owned,
+                          std::int64_t elem_bytes, std::span<std::byte> inout,
+                          std::string_view operation, Deadline deadline) {
+  Collective members(world, group, operation, deadline, Channel::gather);
+  EW_CHECK(elem_bytes >= 1 && static_cast<std::int64_t>(inout.size()) % elem_bytes == 0,
+           "'{}': {} bytes as elements of {}", operation, inout.size(), elem_bytes);
+  check_ranges(owned, group, static_cast<std::int64_t>(inout.size()) / elem_bytes, operation);
+  const int n = members.size(), me = members.me();
+  auto ranges_of = [&](int index) -> const auto& {
+    return owned[static_cast<std::size_t>(index)];
+  };
+  for (int distance = 1; distance < n; ++distance) {
+    const int from = (me - distance + n) % n;
+    auto pieces = pieces_of(ranges_of(from), elem_bytes, inout);
+    if (!pieces.empty()) members.receive(from, std::move(pieces));
+  }
+  const auto mine =
+      pieces_of(ranges_of(me), elem_bytes, std::span<const std::byte>(inout.data(), inout.size()));
+  for (int distance = 1; distance < n && !mine.empty(); ++distance)
+    members.send((me + distance) % n, mine);
+  return members.finish();
 }
 
 }  // namespace elaswave::comm

@@ -17,7 +17,9 @@ struct FlowLimits {
 };
 
 constexpr FlowLimits limits(Channel channel) {
-  return channel == Channel::control ? FlowLimits{64, 16, 16} : FlowLimits{8, 2, 3};
+  if (channel == Channel::control) return {64, 16, 16};
+  if (channel == Channel::watch) return {16, 4, 4};  // most notes are never read
+  return {8, 2, 3};
 }
 
 // Beyond this much lent memory a lane posts one receive at a time. One is always allowed: refusing
@@ -26,10 +28,6 @@ constexpr std::int64_t kSoftPoolBytes = 64 << 20;
 
 // Sends of one lane under way at once: enough to overlap packing with the wire.
 constexpr std::int64_t kFlyingBytes = 12 << 20;
-
-void settle(Transfer& transfer, Phase phase) {
-  transfer.phase.store(phase, std::memory_order_release);
-}
 
 }  // namespace
 
@@ -42,7 +40,8 @@ Messenger::Messenger(Wire* wire, int world_rank, MessengerOptions options)
             kSoftPoolBytes) {}
 
 std::int64_t Messenger::payload_limit(Channel channel) const {
-  return channel == Channel::control ? options_.control_payload_bytes : options_.payload_bytes;
+  const bool small = channel == Channel::control || channel == Channel::watch;
+  return small ? options_.control_payload_bytes : options_.payload_bytes;
 }
 
 Messenger::SendLane& Messenger::send_lane(int peer, Channel channel) {
@@ -71,6 +70,7 @@ void Messenger::submit(const TransferPtr& transfer) {
     OwnLane& lane = own_lanes_[transfer->channel];
     transfer->message = static_cast<std::int64_t>(is_send ? lane.sent++ : lane.received++);
     (is_send ? lane.sends : lane.receives).push(transfer);
+    record_start(*transfer);
     match_own();
     return;
   }
@@ -82,13 +82,34 @@ void Messenger::submit(const TransferPtr& transfer) {
     SendLane& lane = send_lane(transfer->peer, transfer->channel);
     transfer->message = static_cast<std::int64_t>(lane.messages++);
     lane.queue.push(transfer);
+    record_start(*transfer);
     pump(lane);
   } else {
     ReceiveLane& lane = receive_lane(transfer->peer, transfer->channel);
     transfer->message = static_cast<std::int64_t>(lane.messages++);
     lane.queue.push(transfer);
+    record_start(*transfer);
     pump(lane);
   }
+}
+
+void Messenger::record_start(Transfer& transfer) {
+  if (options_.flight == nullptr || transfer.channel == Channel::watch) return;
+  const bool is_send = transfer.direction == Direction::send;
+  transfer.flight = options_.flight->start(
+      {.begin = options_.clock->now(),
+       .step = transfer.step,
+       .kind = is_send ? FlightKind::send : FlightKind::receive,
+       .detail = static_cast<std::uint8_t>(transfer.channel),
+       .peer = transfer.peer,
+       .bytes = transfer.bytes,
+       .message = static_cast<std::uint64_t>(transfer.message.load(std::memory_order_relaxed))});
+}
+
+void Messenger::finish(Transfer& transfer) {
+  if (options_.flight != nullptr && transfer.channel != Channel::watch)
+    options_.flight->finish(transfer.flight, options_.clock->now());
+  settle(transfer, Phase::done);
 }
 
 void Messenger::match_own() {
@@ -116,7 +137,7 @@ void Messenger::match_own() {
       }
       for (const auto& transfer : {send, receive}) {
         transfer->bytes_done.store(transfer->bytes, std::memory_order_relaxed);
-        settle(*transfer, Phase::done);
+        finish(*transfer);
       }
     }
   }
@@ -256,29 +277,6 @@ void Messenger::launch(Token token, std::int64_t bytes) {
   fail_all(std::move(started).error());
 }
 
-ChunkHeader Messenger::header_of(const Flight& flight) const {
-  const bool is_send = flight.role == Role::send || flight.role == Role::send_acknowledgement;
-  const bool is_data = flight.role == Role::send || flight.role == Role::receive;
-  ChunkHeader header;
-  header.generation = raw(flight.generation);
-  header.from = static_cast<std::uint32_t>(is_send ? world_rank_ : flight.peer);
-  header.channel = static_cast<std::uint8_t>(flight.channel);
-  header.kind = is_data ? ChunkKind::data : ChunkKind::acknowledgement;
-  header.sequence = flight.sequence;
-  header.message = flight.message;
-  header.message_bytes = is_data ? static_cast<std::uint64_t>(flight.transfer->bytes) : 0;
-  header.offset_bytes = static_cast<std::uint64_t>(flight.offset);
-  header.chunk_bytes = static_cast<std::uint64_t>(flight.length);
-  header.has_checksum = options_.checksum == Checksum::on ? 1 : 0;
-  return header;
-}
-
-void Messenger::seal(Flight& flight) const {
-  ChunkHeader header = header_of(flight);
-  if (header.has_checksum) header.checksum = checksum_of(flight, header);
-  std::memcpy(flight.buffer.memory.get(), &header, sizeof(header));
-}
-
 bool Messenger::progress() {
   if (wire_ == nullptr) return false;
   completed_.clear();
@@ -349,7 +347,7 @@ void Messenger::complete_acknowledgement(Flight& flight, std::int64_t bytes) {
 
 void Messenger::chunk_finished(Transfer& transfer, std::int64_t bytes) {
   transfer.bytes_done.fetch_add(bytes, std::memory_order_relaxed);
-  if (++transfer.chunks_done == transfer.chunk_count) settle(transfer, Phase::done);
+  if (++transfer.chunks_done == transfer.chunk_count) finish(transfer);
 }
 
 void Messenger::consumed(ReceiveLane& lane, std::uint64_t sequence) {
@@ -362,134 +360,6 @@ void Messenger::consumed(ReceiveLane& lane, std::uint64_t sequence) {
     if (lane.consumed % limits(lane.channel).interval == 0) send_acknowledgement(lane);
     if (failure_) return;
   }
-}
-
-std::optional<Error> Messenger::disagreement(Flight& flight, std::int64_t bytes) const {
-  // The usual case first and without any text: this runs for every chunk.
-  const ChunkHeader expected = header_of(flight);
-  ChunkHeader got;
-  ChunkHeader plain;  // without the checksum
-  if (bytes >= kHeaderBytes) {
-    std::memcpy(&got, flight.buffer.memory.get(), sizeof(got));
-    plain = got;
-    plain.checksum = 0;
-  }
-  const bool agrees = bytes == kHeaderBytes + flight.length && plain == expected;
-  if (agrees && (!got.has_checksum || checksum_of(flight, got) == got.checksum))
-    return std::nullopt;
-
-  Error error{
-      .code = Code::unrecoverable,
-      .what = fmt::format("rank {} received a chunk from rank {} that it does not expect",
-                          world_rank_, flight.peer),
-      .where = flight.transfer ? fmt::format("rank {}, {}", world_rank_, describe(*flight.transfer))
-                               : fmt::format("rank {}, acknowledgement from rank {}, channel {}",
-                                             world_rank_, flight.peer, name(flight.channel)),
-      .why = {},
-      .fix = "all ranks must run the same program with the same options; if they do, report this"};
-  if (agrees) {
-    error.what =
-        fmt::format("rank {} received damaged bytes from rank {}", world_rank_, flight.peer);
-    error.why =
-        fmt::format("checksum {:08x}, computed {:08x}", got.checksum, checksum_of(flight, got));
-    error.fix = "memory or the network corrupts data: test the hardware of both hosts";
-  } else if (bytes < kHeaderBytes) {
-    error.why = fmt::format("{} bytes arrived, a header has {}", bytes, kHeaderBytes);
-  } else if (got.message == expected.message && got.message_bytes != expected.message_bytes) {
-    error.why = fmt::format("the message has {} bytes, {} expected", got.message_bytes,
-                            expected.message_bytes);
-  } else {
-    error.why = fmt::format(
-        "{} bytes, magic {:08x}, generation {}, channel {}, sequence {}, message {} [{}+{} of {}]; "
-        "expected generation "
-        "{}, sequence {}, message {} [{}+{} of {}]",
-        bytes, got.magic, got.generation, got.channel, got.sequence, got.message, got.offset_bytes,
-        got.chunk_bytes, got.message_bytes, expected.generation, expected.sequence,
-        expected.message, expected.offset_bytes, expected.chunk_bytes, expected.message_bytes);
-  }
-  return error;
-}
-
-std::uint32_t Messenger::checksum_of(Flight& flight, ChunkHeader header) {
-  header.checksum = 0;
-  const auto crc = crc32c(std::as_bytes(std::span(&header, 1)));
-  return crc32c(flight.buffer.first(kHeaderBytes + flight.length).subspan(kHeaderBytes), crc);
-}
-
-void Messenger::give_up(const TransferPtr& transfer) {
-  if (transfer->pending()) settle(*transfer, Phase::abandoned);
-}
-
-void Messenger::bury(Token token) {
-  Flight& flight = flights_[token];
-  if (flight.transfer) give_up(flight.transfer);
-  flight.transfer.reset();
-  flight.buried = true;
-  --active_;
-  ++buried_;
-  buried_bytes_ += flight.buffer.capacity_bytes;
-  wire_->abandon(token);
-}
-
-void Messenger::abandon_all() {
-  accepting_ = false;
-  for (Token token = 0; token < flights_.size(); ++token)
-    if (flights_[token].role != Role::none && !flights_[token].buried) bury(token);
-  auto drop = [this](TransferQueue& queue) {
-    while (!queue.empty()) give_up(queue.pop());
-  };
-  for (auto& [key, lane] : send_lanes_) drop(lane.queue);
-  for (auto& [key, lane] : receive_lanes_) drop(lane.queue);
-  for (auto& [key, lane] : own_lanes_) {
-    drop(lane.sends);
-    drop(lane.receives);
-  }
-  queued_ = 0;
-}
-
-void Messenger::fail_all(Error error) {
-  if (!failure_) failure_ = std::move(error);
-  abandon_all();
-}
-
-void Messenger::enter(Generation generation) {
-  EW_CHECK(generation > generation_, "generation {} after {}", raw(generation), raw(generation_));
-  abandon_all();
-  send_lanes_.clear();
-  receive_lanes_.clear();
-  own_lanes_.clear();
-  failure_.reset();
-  generation_ = generation;
-  accepting_ = true;
-  if (buried_bytes_ > options_.graveyard_limit_bytes) {
-    fail_all({.code = Code::unrecoverable,
-              .what = fmt::format("rank {} holds too much memory for transfers that never ended",
-                                  world_rank_),
-              .where = fmt::format("generation {}", raw(generation)),
-              .why = fmt::format("{} requests, {} bytes; the limit is {}", buried_, buried_bytes_,
-                                 options_.graveyard_limit_bytes),
-              .fix = "restart from the newest checkpoint"});
-    return;
-  }
-  // A tag carries the generation mod 2^9: an abandoned request that old could match a new message.
-  for (const Flight& flight : flights_) {
-    if (flight.role == Role::none || raw(generation) - raw(flight.generation) < kGenerationModulus)
-      continue;
-    fail_all({.code = Code::unrecoverable,
-              .what = fmt::format("rank {} still has a request of generation {}", world_rank_,
-                                  raw(flight.generation)),
-              .where = fmt::format("generation {}, {} rank {}, channel {}", raw(generation),
-                                   flight.role == Role::send ? "send to" : "receive from",
-                                   flight.peer, name(flight.channel)),
-              .why = fmt::format("tags repeat after {} generations", kGenerationModulus),
-              .fix = "restart from the newest checkpoint"});
-    return;
-  }
-}
-
-void Messenger::flush() {
-  flushing_ = true;
-  for (auto& [key, lane] : send_lanes_) want_acknowledgement(lane);
 }
 
 }  // namespace elaswave::comm

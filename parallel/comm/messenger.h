@@ -26,6 +26,9 @@ struct MessengerOptions {
   std::int64_t graveyard_limit_bytes = std::int64_t{1} << 30;  // buffers of abandoned requests
   Checksum checksum = Checksum::off;
   ProbeHook probe;  // send_chunk and receive_chunk; called on the messenger's thread
+  // Where messages are recorded, if anywhere; both outlive the messenger.
+  FlightLane* flight = nullptr;
+  const Clock* clock = nullptr;  // REQUIRES: set when `flight` is
 };
 
 class Messenger {
@@ -49,7 +52,7 @@ class Messenger {
   void enter(Generation generation);
 
   /// Asks for all acknowledgements that are still on their way, so that idle() means nothing is
-  /// left on the wire.
+  /// left on the wire but notes (Channel::watch), which are dropped.
   void flush();
 
   /// True when no transfer is queued and no request under way (the graveyard does not count).
@@ -122,6 +125,8 @@ class Messenger {
   void send_acknowledgement(ReceiveLane& lane);
   void want_acknowledgement(SendLane& lane);
   void match_own();
+  void record_start(Transfer& transfer);
+  void finish(Transfer& transfer);
 
   Token take_flight(Role role, const Lane& lane, std::int64_t buffer_bytes);
   void free_flight(Token token);
@@ -138,6 +143,7 @@ class Messenger {
   void chunk_finished(Transfer& transfer, std::int64_t bytes);
   void consumed(ReceiveLane& lane, std::uint64_t sequence);
   void give_up(const TransferPtr& transfer);
+  void drop(TransferQueue& queue);
   void bury(Token token);
 
   Wire* wire_;

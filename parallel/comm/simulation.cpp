@@ -11,6 +11,7 @@
 #include "parallel/comm/fiber.h"
 #include "parallel/comm/group.h"
 #include "parallel/comm/messenger.h"
+#include "parallel/comm/wait_watch.h"
 #include "parallel/comm/wire_sim.h"
 
 namespace elaswave::comm {
@@ -106,24 +107,28 @@ class Simulator final : public SimHost {
 class SimWorld final : public World, private Clock {
  public:
   SimWorld(Simulator& simulator, std::unique_ptr<Wire> wire, MessengerOptions options,
-           ProbeHook hook)
+           ProbeHook hook, std::size_t flight_capacity)
       : simulator_(simulator),
         wire_(std::move(wire)),
-        messenger_(wire_.get(), wire_->world_rank(), std::move(options)),
+        recorder_(flight_capacity),
+        watch_(*this),
+        messenger_(wire_.get(), wire_->world_rank(), recording(std::move(options))),
         hook_(std::move(hook)) {}
 
   int world_rank() const override { return wire_->world_rank(); }
   int size() const override { return wire_->size(); }
   Generation generation() const override { return generation_; }
   Clock& clock() override { return *this; }
+  FlightRecorder& recorder() override { return recorder_; }
+  void set_activity(const Activity& activity) override { watch_.set_activity(activity); }
 
   Work send(int to, Channel channel, ConstPieces pieces) override {
     EW_CHECK(to >= 0 && to < size(), "send to rank {} of {}", to, size());
-    return submit(make_send(to, channel, generation_, std::move(pieces)));
+    return submit(make_send(to, channel, generation_, std::move(pieces), watch_.step()));
   }
   Work receive(int from, Channel channel, Pieces pieces) override {
     EW_CHECK(from >= 0 && from < size(), "receive from rank {} of {}", from, size());
-    return submit(make_receive(from, channel, generation_, std::move(pieces)));
+    return submit(make_receive(from, channel, generation_, std::move(pieces), watch_.step()));
   }
   Result<void> wait(const Work& work, std::string_view operation, Deadline deadline) override;
   bool test(const Work& work) override;
@@ -135,6 +140,7 @@ class SimWorld final : public World, private Clock {
     EW_CHECK(published_ > generation_, "no view newer than {} was published", raw(generation_));
     generation_ = published_;
     messenger_.enter(generation_);
+    watch_.reset();
   }
   void probe(Point point) override {
     elaswave::probe(hook_, point);
@@ -164,9 +170,16 @@ class SimWorld final : public World, private Clock {
     }
   }
   void block(std::string_view operation, const Transfer* transfer, Nanoseconds until);
+  MessengerOptions recording(MessengerOptions options) {
+    options.flight = &recorder_.communication;
+    options.clock = this;
+    return options;
+  }
 
   Simulator& simulator_;
   std::unique_ptr<Wire> wire_;
+  FlightRecorder recorder_;
+  WaitWatch watch_;
   Messenger messenger_;
   ProbeHook hook_;
   Generation generation_{};
@@ -183,6 +196,7 @@ void SimWorld::block(std::string_view operation, const Transfer* transfer, Nanos
 }
 
 Result<void> SimWorld::wait(const Work& work, std::string_view operation, Deadline deadline) {
+  const WaitWatch::Scope scope(watch_);
   const Nanoseconds begin = now();
   for (;;) {
     if (published_ > generation_) {
@@ -193,14 +207,22 @@ Result<void> SimWorld::wait(const Work& work, std::string_view operation, Deadli
     poll();
     if (messenger_.failure()) return fail(*messenger_.failure());
     const Transfer* transfer = work.state().get();
-    if (transfer == nullptr || transfer->phase == Phase::done) return {};
+    if (transfer == nullptr || transfer->phase == Phase::done) {
+      watch_.resumed();
+      return {};
+    }
     if (transfer->phase == Phase::abandoned)
       return fail(abandoned_error(*transfer, world_rank(), operation));
     if (deadline.passed(*this)) {
-      messenger_.fail_all(deadline_error(*transfer, world_rank(), operation, now() - begin));
+      messenger_.fail_all(watch_.deadline_error(*transfer, operation, now() - begin));
       return fail(*messenger_.failure());
     }
-    block(operation, transfer, deadline.at);
+    if (watch_.due()) {
+      watch_.attend();
+      continue;  // other ranks may have run
+    }
+    watch_.begin(*transfer, operation, deadline);
+    block(operation, transfer, watch_.wake_at());
   }
 }
 
@@ -232,7 +254,7 @@ Result<void> SimWorld::close(Deadline deadline) {
       return fail(
           Error{.code = Code::deadline,
                 .what = fmt::format("rank {} cannot close: messages are left over", world_rank()),
-                .where = "close",
+                .where = "close" + watch_.place(),
                 .why = "a message was sent and never received, or the other way round",
                 .fix = "wait for every transfer before close"});
     block("close", nullptr, deadline.at);
@@ -266,8 +288,8 @@ Result<void> Simulator::start(const std::function<void(World&)>& body) {
     messenger.control_payload_bytes =
         std::min(messenger.control_payload_bytes, options_.chunk_bytes);
     messenger.probe = hook;
-    rank.world =
-        std::make_unique<SimWorld>(*this, network_.wire(world_rank), std::move(messenger), hook);
+    rank.world = std::make_unique<SimWorld>(*this, network_.wire(world_rank), std::move(messenger),
+                                            hook, options_.flight_capacity);
     auto run_body = [this, &rank, &body] {
       try {
         if (!ending_) body(*rank.world);

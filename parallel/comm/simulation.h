@@ -23,6 +23,7 @@ struct SimulationOptions {
   // must cost nothing.
   std::int64_t chunk_bytes = 64 << 10;
   std::int64_t max_switches = 50'000'000;          // a run that needs more has livelocked
+  std::size_t flight_capacity = kFlightCapacity;   // events each lane of a rank keeps
   std::function<ProbeHook(int world_rank)> probe;  // may be empty
 };
 
@@ -41,6 +42,7 @@ Result<SimulationReport> simulate(const SimulationOptions& options,
                                   const std::function<void(World&)>& body);
 
 /// A world of one rank on the machine's clock, for programs started without a launcher.
-std::unique_ptr<World> make_solo_world(ProbeHook probe);
+std::unique_ptr<World> make_solo_world(ProbeHook probe,
+                                       std::size_t flight_capacity = kFlightCapacity);
 
 }  // namespace elaswave::comm

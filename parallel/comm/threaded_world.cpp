@@ -14,6 +14,7 @@
 
 #include "io/base/log.h"
 #include "parallel/comm/group.h"
+#include "parallel/comm/wait_watch.h"
 
 namespace elaswave::comm {
 namespace {
@@ -44,8 +45,12 @@ struct StopCommand {};
 using Command =
     std::variant<SubmitCommand, AbandonCommand, EnterCommand, CloseCommand, StopCommand>;
 
-/// What both threads share. Everything but the atomics is guarded by `mutex`.
+/// What both threads share. Everything but the atomics, the clock and the recorder is guarded by
+/// `mutex`.
 struct Mailbox {
+  explicit Mailbox(std::size_t flight_capacity) : recorder(flight_capacity) {}
+  RealClock clock;
+  FlightRecorder recorder;  // each thread writes its own lane
   std::mutex mutex;
   std::condition_variable for_communication;
   std::condition_variable for_compute;
@@ -173,8 +178,10 @@ class CommunicationThread {
 
 class ThreadedWorld final : public World {
  public:
-  ThreadedWorld(OpenWire open, MessengerOptions options)
-      : mailbox_(std::make_shared<Mailbox>()), hook_(options.probe) {
+  ThreadedWorld(OpenWire open, MessengerOptions options, std::size_t flight_capacity)
+      : mailbox_(std::make_shared<Mailbox>(flight_capacity)), hook_(options.probe) {
+    options.flight = &mailbox_->recorder.communication;
+    options.clock = &mailbox_->clock;
     auto communication = std::make_shared<CommunicationThread>(mailbox_, std::move(options));
     thread_ = std::thread([communication, open = std::move(open)] { communication->run(open); });
   }
@@ -187,7 +194,9 @@ class ThreadedWorld final : public World {
   int world_rank() const override { return world_rank_; }
   int size() const override { return size_; }
   Generation generation() const override { return generation_; }
-  Clock& clock() override { return clock_; }
+  Clock& clock() override { return mailbox_->clock; }
+  FlightRecorder& recorder() override { return mailbox_->recorder; }
+  void set_activity(const Activity& activity) override { watch_.set_activity(activity); }
   Work send(int to, Channel channel, ConstPieces pieces) override;
   Work receive(int from, Channel channel, Pieces pieces) override;
   Result<void> wait(const Work& work, std::string_view operation, Deadline deadline) override;
@@ -206,11 +215,11 @@ class ThreadedWorld final : public World {
   std::shared_ptr<Mailbox> mailbox_;
   std::thread thread_;
   ProbeHook hook_;
-  RealClock clock_;
   int world_rank_ = 0;
   int size_ = 0;
   Generation generation_{};
   std::optional<Error> failure_;  // this side's reason for having ended all transfers (a deadline)
+  WaitWatch watch_{*this};
 };
 
 ThreadedWorld::~ThreadedWorld() {
@@ -257,21 +266,22 @@ void ThreadedWorld::put_and_wait(Command command) {
 
 Work ThreadedWorld::send(int to, Channel channel, ConstPieces pieces) {
   EW_CHECK(to >= 0 && to < size_, "send to rank {} of {}", to, size_);
-  auto transfer = make_send(to, channel, generation_, std::move(pieces));
+  auto transfer = make_send(to, channel, generation_, std::move(pieces), watch_.step());
   put(SubmitCommand{transfer});
   return Work(std::move(transfer));
 }
 
 Work ThreadedWorld::receive(int from, Channel channel, Pieces pieces) {
   EW_CHECK(from >= 0 && from < size_, "receive from rank {} of {}", from, size_);
-  auto transfer = make_receive(from, channel, generation_, std::move(pieces));
+  auto transfer = make_receive(from, channel, generation_, std::move(pieces), watch_.step());
   put(SubmitCommand{transfer});
   return Work(std::move(transfer));
 }
 
 std::chrono::steady_clock::time_point ThreadedWorld::wake_time(Deadline deadline) const {
   // At most a minute at a time: a deadline that means "never" must not overflow.
-  const Nanoseconds left = std::clamp<Nanoseconds>(deadline.at - clock_.now(), 0, 60 * kSecond);
+  const Nanoseconds left =
+      std::clamp<Nanoseconds>(deadline.at - mailbox_->clock.now(), 0, 60 * kSecond);
   return std::chrono::steady_clock::now() + std::chrono::nanoseconds(left);
 }
 
@@ -282,8 +292,9 @@ Error ThreadedWorld::end_all(Error error) {
 }
 
 Result<void> ThreadedWorld::wait(const Work& work, std::string_view operation, Deadline deadline) {
+  const WaitWatch::Scope scope(watch_);
   const Transfer* transfer = work.state().get();
-  const Nanoseconds begin = clock_.now();
+  const Nanoseconds begin = mailbox_->clock.now();
   for (;;) {
     const Generation published = mailbox_->published.load();
     if (published > generation_) {
@@ -292,19 +303,24 @@ Result<void> ThreadedWorld::wait(const Work& work, std::string_view operation, D
       throw StepAborted(published);
     }
     if (failure_) return fail(*failure_);
-    if (transfer == nullptr || transfer->phase.load(std::memory_order_acquire) == Phase::done)
+    if (transfer == nullptr || transfer->phase.load(std::memory_order_acquire) == Phase::done) {
+      watch_.resumed();
       return {};
+    }
+    if (watch_.due()) watch_.attend();
     std::unique_lock lock(mailbox_->mutex);
     if (mailbox_->failure) return fail(*mailbox_->failure);
     if (transfer->phase.load(std::memory_order_acquire) == Phase::abandoned)
       return fail(abandoned_error(*transfer, world_rank_, operation));
-    if (deadline.passed(clock_)) {
+    if (deadline.passed(mailbox_->clock)) {
       lock.unlock();
-      return fail(end_all(deadline_error(*transfer, world_rank_, operation, clock_.now() - begin)));
+      return fail(
+          end_all(watch_.deadline_error(*transfer, operation, mailbox_->clock.now() - begin)));
     }
+    watch_.begin(*transfer, operation, deadline);
     mailbox_->awaited = transfer;
     if (transfer->pending() && mailbox_->published.load() == published)
-      mailbox_->for_compute.wait_until(lock, wake_time(deadline));
+      mailbox_->for_compute.wait_until(lock, wake_time({watch_.wake_at()}));
     mailbox_->awaited = nullptr;
   }
 }
@@ -321,6 +337,7 @@ void ThreadedWorld::adopt_view() {
   put_and_wait(EnterCommand{published});
   generation_ = published;
   failure_.reset();
+  watch_.reset();
 }
 
 Result<void> ThreadedWorld::close(Deadline deadline) {
@@ -333,15 +350,17 @@ Result<void> ThreadedWorld::close(Deadline deadline) {
   if (closed) return *mailbox_->closed;
   return fail(Error{.code = Code::deadline,
                     .what = fmt::format("rank {} cannot close its transport", world_rank_),
-                    .where = fmt::format("rank {}, close", world_rank_),
+                    .where = fmt::format("rank {}, close{}", world_rank_, watch_.place()),
                     .why = "messages were sent and never received, or a peer does not end",
                     .fix = "see the errors of the other ranks"});
 }
 
 }  // namespace
 
-Result<std::unique_ptr<World>> make_threaded_world(OpenWire open, MessengerOptions options) {
-  auto world = std::make_unique<ThreadedWorld>(std::move(open), std::move(options));
+Result<std::unique_ptr<World>> make_threaded_world(OpenWire open, MessengerOptions options,
+                                                   std::size_t flight_capacity) {
+  auto world =
+      std::make_unique<ThreadedWorld>(std::move(open), std::move(options), flight_capacity);
   EW_TRY(world->wait_until_open());
   return world;
 }

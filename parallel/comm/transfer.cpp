@@ -36,26 +36,30 @@ void walk(const std::vector<Piece>& pieces, PieceCursor& cursor, std::int64_t of
   }
 }
 
-TransferPtr make_transfer(Direction direction, int peer, Channel channel, Generation generation) {
+TransferPtr make_transfer(Direction direction, int peer, Channel channel, Generation generation,
+                          Step step) {
   auto transfer = std::make_shared<Transfer>();
   transfer->direction = direction;
   transfer->peer = peer;
   transfer->channel = channel;
   transfer->generation = generation;
+  transfer->step = step;
   return transfer;
 }
 
 }  // namespace
 
-TransferPtr make_send(int to, Channel channel, Generation generation, ConstPieces pieces) {
-  auto transfer = make_transfer(Direction::send, to, channel, generation);
+TransferPtr make_send(int to, Channel channel, Generation generation, ConstPieces pieces,
+                      Step step) {
+  auto transfer = make_transfer(Direction::send, to, channel, generation, step);
   transfer->bytes = total_bytes(pieces);
   transfer->sources = std::move(pieces);
   return transfer;
 }
 
-TransferPtr make_receive(int from, Channel channel, Generation generation, Pieces pieces) {
-  auto transfer = make_transfer(Direction::receive, from, channel, generation);
+TransferPtr make_receive(int from, Channel channel, Generation generation, Pieces pieces,
+                         Step step) {
+  auto transfer = make_transfer(Direction::receive, from, channel, generation, step);
   transfer->bytes = total_bytes(pieces);
   transfer->targets = std::move(pieces);
   return transfer;

@@ -36,6 +36,7 @@ struct Work::State {
   int peer = 0;
   Generation generation{};
   std::int64_t bytes = 0;
+  Step step{};          // in which it was handed over
   ConstPieces sources;  // of a send
   Pieces targets;       // of a receive
 
@@ -43,6 +44,7 @@ struct Work::State {
   std::int64_t chunks_started = 0;
   std::int64_t chunks_done = 0;
   PieceCursor cursor;
+  std::uint64_t flight = 0;     // its event in the flight recorder
   std::shared_ptr<State> next;  // in the queue of its lane
 
   std::atomic<std::int64_t> message{
@@ -56,8 +58,15 @@ struct Work::State {
 using Transfer = Work::State;
 using TransferPtr = std::shared_ptr<Transfer>;
 
-TransferPtr make_send(int to, Channel channel, Generation generation, ConstPieces pieces);
-TransferPtr make_receive(int from, Channel channel, Generation generation, Pieces pieces);
+/// The last word on a transfer: what it wrote is seen by who sees the phase.
+inline void settle(Transfer& transfer, Phase phase) {
+  transfer.phase.store(phase, std::memory_order_release);
+}
+
+TransferPtr make_send(int to, Channel channel, Generation generation, ConstPieces pieces,
+                      Step step = {});
+TransferPtr make_receive(int from, Channel channel, Generation generation, Pieces pieces,
+                         Step step = {});
 
 /// Copies bytes [offset, offset + out.size()) of the message into `out`.
 void gather_bytes(Transfer& send, std::int64_t offset_bytes, std::span<std::byte> out);

@@ -5,6 +5,8 @@
 // of them it runs in.
 #pragma once
 
+#include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
@@ -15,6 +17,7 @@
 
 #include "io/base/clock.h"
 #include "io/base/error.h"
+#include "io/base/flight_recorder.h"
 #include "io/base/probe.h"
 #include "io/base/types.h"
 
@@ -28,11 +31,14 @@ enum class Channel : std::uint8_t {
   gather,    // working weights from their owners
   pipeline,  // activations and their gradients
   state,     // master weights and moments on the move
+  tensor,    // rows of activations between the slices of a replica
+  watch,     // who waits for whom, told when a wait takes long: the worlds' own
   count,
 };
 
 constexpr std::string_view name(Channel channel) {
-  constexpr std::string_view names[] = {"control", "reduce", "gather", "pipeline", "state"};
+  constexpr std::string_view names[] = {"control", "reduce", "gather", "pipeline",
+                                        "state",   "tensor", "watch"};
   static_assert(std::size(names) == static_cast<std::size_t>(Channel::count));
   return names[static_cast<std::size_t>(channel)];
 }
@@ -50,6 +56,18 @@ class Work {
 
  private:
   std::shared_ptr<State> state_;
+};
+
+/// What a rank is at: goes into hang reports and recorded messages.
+struct Activity {
+  Step step{};
+  std::array<char, 32> text{};  // "2F13", "reduce layer 5", "commit"; ends with a zero
+
+  constexpr Activity() = default;
+  /// Text beyond 31 characters is cut.
+  constexpr Activity(Step at, std::string_view what) : step(at) {
+    std::copy_n(what.begin(), std::min(what.size(), text.size() - 1), text.begin());
+  }
 };
 
 /// The one exception type: thrown out of waits when a newer view than the caller's was published.
@@ -79,6 +97,12 @@ class World {
   virtual int size() const = 0;
   virtual Generation generation() const = 0;
   virtual Clock& clock() = 0;
+  /// Holds the waits of the caller (lane `compute`) and the messages of the transport (lane
+  /// `communication`); the caller adds what it does. A transfer that was given up keeps end 0.
+  virtual FlightRecorder& recorder() = 0;
+
+  /// Says what this rank does from now on. Cheap: call it for every action and phase.
+  virtual void set_activity(const Activity& activity) = 0;
 
   /// Starts sending the concatenation of `pieces`. The memory must stay unchanged until the work is
   /// done or the step was aborted. Done means handed to the transport: it proves nothing about the
@@ -90,9 +114,10 @@ class World {
   /// the transport never writes there after an abort.
   [[nodiscard]] virtual Work receive(int from, Channel channel, Pieces pieces) = 0;
 
-  /// Returns when the work is done; Code::deadline when the time is over (the error names rank,
-  /// peer, channel, length and `operation`); Code::unrecoverable when headers disagree. Throws
-  /// StepAborted once a newer view is published.
+  /// Returns when the work is done; Code::deadline when the time is over: the error names rank,
+  /// peer, channel, length, `operation` and activity, who else waits for whom, and the ranks that
+  /// others wait for and nobody has heard of (README, "Hangs"). Code::unrecoverable when headers
+  /// disagree. Throws StepAborted once a newer view is published.
   virtual Result<void> wait(const Work& work, std::string_view operation, Deadline deadline) = 0;
 
   /// True when done. Never blocks; gives the transport a chance to move data.

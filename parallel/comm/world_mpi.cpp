@@ -30,7 +30,7 @@ Result<std::unique_ptr<World>> make_mpi_world(MpiOptions options) {
   MessengerOptions messenger;
   messenger.checksum = options.checksum ? Checksum::on : Checksum::off;
   messenger.probe = std::move(options.probe);
-  return make_threaded_world(open_mpi_wire, std::move(messenger));
+  return make_threaded_world(open_mpi_wire, std::move(messenger), options.flight_capacity);
 }
 
 const char* mpi_library_version() {

@@ -10,7 +10,8 @@ namespace elaswave::comm {
 
 struct MpiOptions {
   ProbeHook probe;
-  bool checksum = false;  // CRC of every chunk, checked at the receiver
+  bool checksum = false;                          // CRC of every chunk, checked at the receiver
+  std::size_t flight_capacity = kFlightCapacity;  // events each lane of the recorder keeps
 };
 
 /// True when a launcher started this process as one of several ranks (or of one).

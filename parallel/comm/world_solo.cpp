@@ -12,20 +12,25 @@ namespace {
 
 class SoloWorld final : public World {
  public:
-  explicit SoloWorld(ProbeHook hook) : messenger_(nullptr, 0, {}), hook_(std::move(hook)) {}
+  SoloWorld(ProbeHook hook, std::size_t flight_capacity)
+      : recorder_(flight_capacity),
+        messenger_(nullptr, 0, messenger_options()),
+        hook_(std::move(hook)) {}
 
   int world_rank() const override { return 0; }
   int size() const override { return 1; }
   Generation generation() const override { return generation_; }
   Clock& clock() override { return clock_; }
+  FlightRecorder& recorder() override { return recorder_; }
+  void set_activity(const Activity& activity) override { activity_ = activity; }
 
   Work send(int to, Channel channel, ConstPieces pieces) override {
     EW_CHECK(to == 0, "send to rank {} of 1", to);
-    return submit(make_send(to, channel, generation_, std::move(pieces)));
+    return submit(make_send(to, channel, generation_, std::move(pieces), activity_.step));
   }
   Work receive(int from, Channel channel, Pieces pieces) override {
     EW_CHECK(from == 0, "receive from rank {} of 1", from);
-    return submit(make_receive(from, channel, generation_, std::move(pieces)));
+    return submit(make_receive(from, channel, generation_, std::move(pieces), activity_.step));
   }
   Result<void> wait(const Work& work, std::string_view operation, Deadline deadline) override;
   bool test(const Work& work) override { return !work.state() || !work.state()->pending(); }
@@ -49,8 +54,17 @@ class SoloWorld final : public World {
     return Work(std::move(transfer));
   }
 
+  MessengerOptions messenger_options() {
+    MessengerOptions options;
+    options.flight = &recorder_.communication;
+    options.clock = &clock_;
+    return options;
+  }
+
   RealClock clock_;
+  FlightRecorder recorder_;
   Messenger messenger_;
+  Activity activity_;
   ProbeHook hook_;
   Generation generation_{};
   std::atomic<Generation> published_{};
@@ -68,6 +82,8 @@ Result<void> SoloWorld::wait(const Work& work, std::string_view operation, Deadl
     return fail(abandoned_error(*work.state(), 0, operation));
   // Nobody else can complete it: waiting out the deadline would change nothing.
   Error error = deadline_error(*work.state(), 0, operation, 0);
+  if (activity_.text[0] != 0)
+    error.where += fmt::format(", step {}, {}", raw(activity_.step), activity_.text.data());
   error.why = "this rank is alone and the other half of the transfer was not started";
   error.fix = "start the receive before waiting for the send, and the other way round";
   messenger_.fail_all(error);
@@ -76,8 +92,8 @@ Result<void> SoloWorld::wait(const Work& work, std::string_view operation, Deadl
 
 }  // namespace
 
-std::unique_ptr<World> make_solo_world(ProbeHook probe) {
-  return std::make_unique<SoloWorld>(std::move(probe));
+std::unique_ptr<World> make_solo_world(ProbeHook probe, std::size_t flight_capacity) {
+  return std::make_unique<SoloWorld>(std::move(probe), flight_capacity);
 }
 
 }  // namespace elaswave::comm

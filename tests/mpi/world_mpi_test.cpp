@@ -71,6 +71,18 @@ TEST(WorldMpi, sixty_four_megabytes_both_ways) {
   EXPECT_EQ(wrong, 0u);
 }
 
+// The others tell that they wait, then that they no longer do; most notes are never read, and the
+// close at the end of all tests must not mind.
+TEST(WorldMpi, a_long_wait_that_ends_well_leaves_nothing_behind) {
+  if (world().world_rank() == 0) world().clock().sleep(1500 * kMillisecond);
+  std::int64_t one = 1;
+  ASSERT_TRUE(all_reduce_sum(world(), everyone(world()), {&one, 1}, "late", in(5 * kSecond)));
+  EXPECT_EQ(one, world().size());
+  const auto done = test::random_traffic(
+      world(), {.seed = 6, .rounds = 2, .messages = 10 * world().size(), .chunk_bytes = 200});
+  EXPECT_TRUE(done) << done.error().text();
+}
+
 TEST(WorldMpi, a_sender_far_ahead_is_throttled_and_nothing_is_lost) {
   const int n = world().size(), me = world().world_rank();
   std::vector<std::int64_t> out(2000), in_values(2000, -1);

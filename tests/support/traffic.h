@@ -96,7 +96,7 @@ inline Result<void> random_traffic(comm::World& world, const TrafficOptions& opt
       message.from = static_cast<int>(shared.below(world.size()));
       message.to = static_cast<int>(shared.below(world.size()));
       message.channel =
-          static_cast<comm::Channel>(shared.below(static_cast<std::int64_t>(comm::Channel::count)));
+          static_cast<comm::Channel>(shared.below(static_cast<std::int64_t>(comm::Channel::watch)));
       const auto size = static_cast<std::size_t>(draw_size(shared, options));
       if (message.from != world.world_rank() && message.to != world.world_rank()) continue;
       message.bytes.resize(size);
@@ -150,7 +150,51 @@ inline comm::Group draw_group(const comm::World& world, TrafficRandom& shared) {
   const int certain = static_cast<int>(shared.below(world.size()));
   for (int r = 0; r < world.size(); ++r)
     if (shared.below(2) == 0 || r == certain) group.world_ranks.push_back(r);
+  for (std::size_t i = group.world_ranks.size(); i > 1; --i)
+    std::swap(
+        group.world_ranks[i - 1],
+        group.world_ranks[static_cast<std::size_t>(shared.below(static_cast<std::int64_t>(i)))]);
   return group;
+}
+
+/// Cuts `elems` elements at random places and deals the pieces, some of them to nobody: members get
+/// none, several, empty ones.
+inline comm::OwnedRanges draw_owners(int members, std::int64_t elems, TrafficRandom& shared) {
+  comm::OwnedRanges owned(static_cast<std::size_t>(members));
+  for (std::int64_t begin = 0; begin < elems;) {
+    const std::int64_t end = begin + shared.below(std::min(elems - begin, elems / members + 1) + 1);
+    const auto owner = static_cast<std::size_t>(shared.below(members + 1));
+    if (owner < owned.size()) owned[owner].push_back({begin, end});
+    begin = end;
+  }
+  return owned;
+}
+
+/// Sums to arbitrary owners and from them back to everybody: every element, owned or not, has known
+/// bits before and after.
+inline Result<void> check_owned(comm::World& world, const comm::Group& group,
+                                const comm::OwnedRanges& owned, std::size_t elems,
+                                std::uint64_t salt, Deadline deadline) {
+  const int me = group.index_of(world.world_rank());
+  std::vector<std::int64_t> values(elems), summed(elems), everywhere(elems);
+  for (std::size_t i = 0; i < elems; ++i)
+    values[i] = summed[i] = everywhere[i] = addend(salt, world.world_rank(), i);
+  for (std::size_t owner = 0; owner < owned.size(); ++owner)
+    for (const comm::ElementRange& range : owned[owner])
+      for (auto i = static_cast<std::size_t>(range.begin); i < static_cast<std::size_t>(range.end);
+           ++i) {
+        std::uint64_t total = 0;
+        for (const int r : group.world_ranks)
+          total += static_cast<std::uint64_t>(addend(salt, r, i));
+        everywhere[i] = static_cast<std::int64_t>(total);
+        if (static_cast<int>(owner) == me) summed[i] = everywhere[i];
+      }
+  EW_TRY(comm::reduce_scatter_sum(world, group, owned, values, "sums to owners", deadline));
+  EXPECT_EQ(values, summed) << "salt " << salt << " members " << group.size();
+  EW_TRY(comm::all_gather_v(world, group, owned, sizeof(std::int64_t),
+                            std::as_writable_bytes(std::span(values)), "from owners", deadline));
+  EXPECT_EQ(values, everywhere) << "salt " << salt << " members " << group.size();
+  return {};
 }
 
 inline Result<void> random_collectives(comm::World& world, std::uint64_t seed, int rounds,
@@ -162,6 +206,8 @@ inline Result<void> random_collectives(comm::World& world, std::uint64_t seed, i
     const auto elems = static_cast<std::size_t>(shared.below(largest_elems + 1));
     const int root = static_cast<int>(shared.below(group.size()));
     const std::uint64_t salt = seed * 31 + static_cast<std::uint64_t>(round);
+    const comm::OwnedRanges owned =
+        draw_owners(group.size(), static_cast<std::int64_t>(elems), shared);
     const int me = group.index_of(world.world_rank());
     if (me < 0) continue;
     const Deadline deadline = Deadline::after(world.clock(), patience);
@@ -196,6 +242,8 @@ inline Result<void> random_collectives(comm::World& world, std::uint64_t seed, i
       const auto owner = static_cast<std::uint64_t>(group.world_ranks[k / row.size()]);
       EXPECT_EQ(rows[k], content(salt * 3 + owner, k % row.size())) << "seed " << seed;
     }
+
+    EW_TRY(check_owned(world, group, owned, elems, salt, deadline));
   }
   return {};
 }

@@ -5,8 +5,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <deque>
 #include <mutex>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -15,6 +17,8 @@
 
 namespace elaswave::comm {
 namespace {
+
+using ::testing::HasSubstr;
 
 /// A network of threads: small sends complete at once, larger ones when the receiver has polled.
 class Hub {
@@ -188,6 +192,57 @@ TEST(ThreadedWorld, a_deadline_error_gives_everything_up_until_the_next_view) {
     world.adopt_view();
     const auto done = test::random_traffic(world, {.seed = 10, .chunk_bytes = 1000});
     EXPECT_TRUE(done) << done.error().text();
+  });
+}
+
+TEST(ThreadedWorld, the_others_name_a_rank_that_does_not_answer) {
+  on_all_ranks(4, [](World& world) {
+    const int me = world.world_rank();
+    if (me == 3) return;
+    world.set_activity({Step{13}, "2F" + std::to_string(me)});
+    std::vector<std::byte> bytes(64);
+    const auto got = world.wait(world.receive(me + 1, Channel::pipeline, {bytes}),
+                                "receive activation", in(world, 2 * kSecond));
+    ASSERT_FALSE(got);
+    const std::string text = got.error().text();
+    EXPECT_THAT(text, HasSubstr("step 13, 2F" + std::to_string(me)));
+    EXPECT_THAT(text, HasSubstr("rank 3 has not been heard of"));
+    if (me != 2) {
+      EXPECT_THAT(text, HasSubstr("rank 2 waits for rank 3 in 2F2 (receive activation"));
+    }
+  });
+}
+
+TEST(ThreadedWorld, notes_nobody_reads_do_not_disturb_the_close) {
+  on_all_ranks(3, [](World& world) {
+    for (int round = 0; round < 3; ++round) {
+      std::int64_t one = 1;
+      if (world.world_rank() == 0) world.clock().sleep(300 * kMillisecond);
+      const auto summed =
+          all_reduce_sum(world, everyone(world), {&one, 1}, "late", in(world, kSecond));
+      EXPECT_TRUE(summed) << summed.error().text();
+    }
+    const auto done = test::random_traffic(world, {.seed = 2, .chunk_bytes = 1000});
+    EXPECT_TRUE(done) << done.error().text();
+    const auto closed = world.close(in(world, 20 * kSecond));
+    EXPECT_TRUE(closed) << closed.error().text();
+  });
+}
+
+TEST(ThreadedWorld, the_recorder_can_be_read_while_messages_move) {
+  on_all_ranks(2, [](World& world) {
+    std::atomic<bool> stop{false};
+    std::size_t events = 0;
+    std::thread reader([&] {
+      while (!stop.load())
+        events += world.recorder().communication.snapshot().size() +
+                  world.recorder().compute.snapshot().size();
+    });
+    const auto done = test::random_traffic(world, {.seed = 12, .messages = 40});
+    stop.store(true);
+    reader.join();
+    EXPECT_TRUE(done) << done.error().text();
+    EXPECT_GT(world.recorder().communication.count(), 0u);
   });
 }
 

@@ -1,0 +1,87 @@
+// The last things a rank did: every action of the executor, every wait and every message enters it
+// first. Hang reports, traces and the measured bubble come from here. Fixed memory, no locks.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "io/base/clock.h"
+#include "io/base/types.h"
+
+namespace elaswave {
+
+enum class FlightKind : std::uint8_t {
+  action,  // F, B, I, W, R: `detail` the op, chunk, micro_batch
+  phase,   // reduce, log, commit, update, gather, ...: `detail` a FlightPhase
+  wait,    // of the compute thread: `detail` the channel, peer
+  send,    // a message from its start to the transport's word that it is done; `detail` the channel
+  receive,  // likewise, from posting to delivery
+};
+
+enum class FlightPhase : std::uint8_t {
+  forward_wait,  // for working weights
+  reduce,
+  log,
+  commit,
+  update,
+  gather,
+  digest,
+  validation,
+  checkpoint,
+  count,
+};
+
+struct FlightEvent {
+  Nanoseconds begin = 0, end = 0;  // of the rank's clock; end 0: under way
+  Step step{};
+  FlightKind kind = FlightKind::action;
+  std::uint8_t detail = 0;
+  std::int32_t chunk = -1, micro_batch = -1;  // action; layer or -1 for phases
+  std::int32_t peer = -1;                     // wait, send, receive
+  std::int64_t bytes = 0;
+  // send, receive: number within (peer, channel, direction), the same at both ends.
+  std::uint64_t message = 0;
+};
+
+/// A ring of events. THREADS: one writer; snapshot() from any thread, at any time: an event that is
+/// being overwritten meanwhile is left out, never torn.
+class FlightLane {
+ public:
+  /// REQUIRES: capacity >= 1. An event takes 64 bytes.
+  explicit FlightLane(std::size_t capacity);
+  ~FlightLane();
+  FlightLane(const FlightLane&) = delete;
+  FlightLane& operator=(const FlightLane&) = delete;
+
+  /// Returns a handle for finish(), valid until the ring has gone round; finish() of a handle that
+  /// is no longer valid does nothing.
+  std::uint64_t start(const FlightEvent& event);
+  void finish(std::uint64_t handle, Nanoseconds end);
+  void add(const FlightEvent& event) { start(event); }
+
+  /// Oldest first.
+  std::vector<FlightEvent> snapshot() const;
+  /// Events ever started.
+  std::uint64_t count() const { return next_.load(std::memory_order_acquire); }
+  std::size_t capacity() const { return capacity_; }
+
+ private:
+  struct Slot;
+  std::size_t capacity_;
+  std::unique_ptr<Slot[]> slots_;
+  std::atomic<std::uint64_t> next_{0};
+};
+
+/// Events a lane of a world keeps unless it is told otherwise.
+inline constexpr std::size_t kFlightCapacity = 4096;
+
+/// Compute thread and communication thread each have a lane of their own.
+struct FlightRecorder {
+  explicit FlightRecorder(std::size_t capacity) : compute(capacity), communication(capacity) {}
+  FlightLane compute, communication;
+};
+
+}  // namespace elaswave

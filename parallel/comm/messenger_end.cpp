@@ -1,0 +1,98 @@
+// How transfers end before their time: given up, with their generation, or at the close.
+#include <utility>
+
+#include "parallel/comm/messenger.h"
+
+namespace elaswave::comm {
+
+void Messenger::give_up(const TransferPtr& transfer) {
+  if (transfer->pending()) settle(*transfer, Phase::abandoned);
+}
+
+void Messenger::bury(Token token) {
+  Flight& flight = flights_[token];
+  if (flight.transfer) give_up(flight.transfer);
+  flight.transfer.reset();
+  flight.buried = true;
+  --active_;
+  ++buried_;
+  buried_bytes_ += flight.buffer.capacity_bytes;
+  wire_->abandon(token);
+}
+
+void Messenger::drop(TransferQueue& queue) {
+  for (; !queue.empty(); --queued_) give_up(queue.pop());
+}
+
+void Messenger::abandon_all() {
+  accepting_ = false;
+  for (Token token = 0; token < flights_.size(); ++token)
+    if (flights_[token].role != Role::none && !flights_[token].buried) bury(token);
+  for (auto& [key, lane] : send_lanes_) drop(lane.queue);
+  for (auto& [key, lane] : receive_lanes_) drop(lane.queue);
+  for (auto& [key, lane] : own_lanes_) {
+    drop(lane.sends);
+    drop(lane.receives);
+  }
+  EW_CHECK(queued_ == 0, "{} transfers are in no queue", queued_);
+}
+
+void Messenger::fail_all(Error error) {
+  if (!failure_) failure_ = std::move(error);
+  abandon_all();
+}
+
+void Messenger::enter(Generation generation) {
+  EW_CHECK(generation > generation_, "generation {} after {}", raw(generation), raw(generation_));
+  abandon_all();
+  send_lanes_.clear();
+  receive_lanes_.clear();
+  own_lanes_.clear();
+  failure_.reset();
+  generation_ = generation;
+  accepting_ = true;
+  if (buried_bytes_ > options_.graveyard_limit_bytes) {
+    fail_all({.code = Code::unrecoverable,
+              .what = fmt::format("rank {} holds too much memory for transfers that never ended",
+                                  world_rank_),
+              .where = fmt::format("generation {}", raw(generation)),
+              .why = fmt::format("{} requests, {} bytes; the limit is {}", buried_, buried_bytes_,
+                                 options_.graveyard_limit_bytes),
+              .fix = "restart from the newest checkpoint"});
+    return;
+  }
+  // A tag carries the generation mod 2^9: an abandoned request that old could match a new message.
+  for (const Flight& flight : flights_) {
+    if (flight.role == Role::none || raw(generation) - raw(flight.generation) < kGenerationModulus)
+      continue;
+    fail_all({.code = Code::unrecoverable,
+              .what = fmt::format("rank {} still has a request of generation {}", world_rank_,
+                                  raw(flight.generation)),
+              .where = fmt::format("generation {}, {} rank {}, channel {}", raw(generation),
+                                   flight.role == Role::send ? "send to" : "receive from",
+                                   flight.peer, name(flight.channel)),
+              .why = fmt::format("tags repeat after {} generations", kGenerationModulus),
+              .fix = "restart from the newest checkpoint"});
+    return;
+  }
+}
+
+void Messenger::flush() {
+  flushing_ = true;
+  // Notes need not have been read: their transfers are dropped, not waited for.
+  for (Token token = 0; token < flights_.size(); ++token) {
+    const Flight& flight = flights_[token];
+    if (flight.role != Role::none && !flight.buried && flight.channel == Channel::watch)
+      bury(token);
+  }
+  auto drop_notes = [this](auto& lane) {
+    if (lane.channel == Channel::watch) drop(lane.queue);
+  };
+  for (auto& [key, lane] : receive_lanes_) drop_notes(lane);
+  for (auto& [key, lane] : send_lanes_) {
+    drop_notes(lane);
+    if (lane.channel != Channel::watch) want_acknowledgement(lane);
+  }
+}
+
+}  // namespace elaswave::comm

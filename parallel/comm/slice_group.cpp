@@ -1,0 +1,178 @@
+#include "parallel/comm/slice_group.h"
+
+#include <algorithm>
+#include <cstring>
+#include <type_traits>
+#include <utility>
+
+#include "io/base/bf16.h"
+
+namespace elaswave::comm {
+namespace {
+
+using device::ConstMat;
+using device::Mat;
+
+// Columns summed at a time: the running sums of one block stay in the nearest cache.
+constexpr std::int64_t kSumBlock = 512;
+
+/// The rows of a matrix as they travel, one after another without gaps: one piece where they
+/// already lie so, else a piece per row.
+template <typename Byte>
+std::vector<std::span<Byte>> pieces_of(const device::MatView<Byte>& rows) {
+  const auto row_bytes = static_cast<std::size_t>(rows.cols * size_bytes(rows.dtype));
+  if (rows.contiguous())
+    return {std::span<Byte>(rows.data, row_bytes * static_cast<std::size_t>(rows.rows))};
+  std::vector<std::span<Byte>> pieces;
+  pieces.reserve(static_cast<std::size_t>(rows.rows));
+  for (std::int64_t r = 0; r < rows.rows; ++r) pieces.emplace_back(rows.row(r), row_bytes);
+  return pieces;
+}
+
+void copy_rows(const ConstMat& from, const Mat& to) {
+  if (from.data == to.data && (from.stride == to.stride || from.rows <= 1)) return;
+  const auto row_bytes = static_cast<std::size_t>(from.cols * size_bytes(from.dtype));
+  for (std::int64_t r = 0; r < from.rows; ++r) std::memcpy(to.row(r), from.row(r), row_bytes);
+}
+
+/// One direct exchange. Each pair of slices whose message would be empty sends none: both ends know
+/// the counts. Works still under way when a wait fails need no care (world.h).
+class Exchange {
+ public:
+  Exchange(World& world, std::string_view operation, Nanoseconds timeout)
+      : world_(world), operation_(operation), deadline_(Deadline::after(world.clock(), timeout)) {}
+
+  void send(int world_rank, ConstPieces pieces) {
+    works_.push_back(world_.send(world_rank, Channel::tensor, std::move(pieces)));
+  }
+  void receive(int world_rank, Pieces pieces) {
+    works_.push_back(world_.receive(world_rank, Channel::tensor, std::move(pieces)));
+  }
+  Result<void> finish() {
+    for (const Work& work : works_) EW_TRY(world_.wait(work, operation_, deadline_));
+    return {};
+  }
+
+ private:
+  World& world_;
+  std::string_view operation_;
+  Deadline deadline_;
+  std::vector<Work> works_;
+};
+
+template <typename Out>
+void store(const float* sums, std::int64_t count, Out* out) {
+  for (std::int64_t c = 0; c < count; ++c) {
+    if constexpr (std::is_same_v<Out, bf16>)
+      out[c] = to_bf16(sums[c]);
+    else
+      out[c] = sums[c];
+  }
+}
+
+/// out[c] = ((addends[0][c] + addends[1][c]) + ...), rounded once to Out. An addend may be `out`.
+template <typename Out>
+void sum_row(std::span<const float* const> addends, std::int64_t cols, Out* out) {
+  float sums[kSumBlock];
+  for (std::int64_t begin = 0; begin < cols; begin += kSumBlock) {
+    const std::int64_t count = std::min(kSumBlock, cols - begin);
+    std::copy_n(addends[0] + begin, count, sums);
+    for (const float* addend : addends.subspan(1))
+      for (std::int64_t c = 0; c < count; ++c) sums[c] += addend[begin + c];
+    store(sums, count, out + begin);
+  }
+}
+
+}  // namespace
+
+SliceGroup::SliceGroup(World& world, std::vector<int> world_ranks, Nanoseconds timeout)
+    : world_(world), world_ranks_(std::move(world_ranks)), timeout_(timeout) {
+  const auto found = std::find(world_ranks_.begin(), world_ranks_.end(), world.world_rank());
+  EW_CHECK(found != world_ranks_.end(), "rank {} makes a slice group it is not in",
+           world.world_rank());
+  slice_ = static_cast<int>(found - world_ranks_.begin());
+}
+
+Result<void> SliceGroup::gather_rows(ConstMat mine, Mat all, std::string_view operation) {
+  EW_CHECK(mine.dtype == all.dtype && mine.cols == all.cols, "{} x {} rows into {} x {}",
+           name(mine.dtype), mine.cols, name(all.dtype), all.cols);
+  EW_CHECK(mine.rows == rows(all.rows).count(), "slice {} of {} gives {} rows of {}", slice_,
+           slices(), mine.rows, all.rows);
+  auto rows_of = [&](int slice) {
+    const RowRange range = rows_of_slice(all.rows, slice, slices());
+    return all.rows_from(range.begin, range.count());
+  };
+  Exchange exchange(world_, operation, timeout_);
+  for (int distance = 1; distance < slices() && all.cols > 0; ++distance) {
+    const int from = (slice_ - distance + slices()) % slices();
+    if (const Mat theirs = rows_of(from); theirs.rows > 0)
+      exchange.receive(rank_of(from), pieces_of(theirs));
+  }
+  for (int distance = 1; distance < slices() && mine.elems() > 0; ++distance)
+    exchange.send(rank_of((slice_ + distance) % slices()), pieces_of(mine));
+  copy_rows(mine, rows_of(slice_));
+  return exchange.finish();
+}
+
+Result<void> SliceGroup::scatter_sum(ConstMat partial, Mat mine, std::string_view operation) {
+  EW_CHECK(partial.dtype == DType::f32, "partial sums of {}", name(partial.dtype));
+  EW_CHECK(mine.cols == partial.cols && mine.rows == rows(partial.rows).count(),
+           "slice {} of {} takes {} x {} of {} x {}", slice_, slices(), mine.rows, mine.cols,
+           partial.rows, partial.cols);
+  const auto count = static_cast<std::size_t>(mine.elems());
+  const std::size_t staged = count * static_cast<std::size_t>(slices() - 1);
+  if (staging_.size() < staged) staging_.resize(staged);
+  // The peers' rows in slice order, this slice's left out.
+  auto theirs = [&](int slice) {
+    const auto place = static_cast<std::size_t>(slice < slice_ ? slice : slice - 1);
+    return std::span(staging_).subspan(place * count, count);
+  };
+  Exchange exchange(world_, operation, timeout_);
+  for (int distance = 1; distance < slices() && count > 0; ++distance) {
+    const int from = (slice_ - distance + slices()) % slices();
+    exchange.receive(rank_of(from), {std::as_writable_bytes(theirs(from))});
+  }
+  for (int distance = 1; distance < slices() && partial.cols > 0; ++distance) {
+    const int to = (slice_ + distance) % slices();
+    const RowRange range = rows_of_slice(partial.rows, to, slices());
+    if (range.count() > 0)
+      exchange.send(rank_of(to), pieces_of(partial.rows_from(range.begin, range.count())));
+  }
+  EW_TRY(exchange.finish());
+
+  std::vector<const float*> addends(static_cast<std::size_t>(slices()));
+  for (std::int64_t r = 0; r < mine.rows; ++r) {
+    for (int slice = 0; slice < slices(); ++slice)
+      addends[static_cast<std::size_t>(slice)] =
+          slice == slice_
+              ? reinterpret_cast<const float*>(partial.row(rows(partial.rows).begin + r))
+              : theirs(slice).data() + r * mine.cols;
+    if (mine.dtype == DType::f32)
+      sum_row(addends, mine.cols, reinterpret_cast<float*>(mine.row(r)));
+    else
+      sum_row(addends, mine.cols, reinterpret_cast<bf16*>(mine.row(r)));
+  }
+  return {};
+}
+
+Result<void> SliceGroup::gather(std::span<const std::byte> in, std::span<std::byte> out,
+                                std::string_view operation) {
+  EW_CHECK(out.size() == in.size() * world_ranks_.size(), "{} bytes for {} rows of {}", out.size(),
+           world_ranks_.size(), in.size());
+  if (in.empty()) return {};
+  auto row = [&](int slice) {
+    return out.subspan(in.size() * static_cast<std::size_t>(slice), in.size());
+  };
+  Exchange exchange(world_, operation, timeout_);
+  for (int distance = 1; distance < slices(); ++distance) {
+    const int from = (slice_ - distance + slices()) % slices();
+    exchange.receive(rank_of(from), {row(from)});
+  }
+  for (int distance = 1; distance < slices(); ++distance)
+    exchange.send(rank_of((slice_ + distance) % slices()), {in});
+  // `in` may be this slice's row already.
+  if (in.data() != row(slice_).data()) std::memcpy(row(slice_).data(), in.data(), in.size());
+  return exchange.finish();
+}
+
+}  // namespace elaswave::comm
