@@ -3,6 +3,7 @@
 #include <exception>
 #include <utility>
 
+#include "app/state_ranges.h"
 #include "io/base/log.h"
 #include "io/checkpoint/reader.h"
 
@@ -11,26 +12,6 @@ namespace {
 
 /// How often ranks that wait for each other's disks ask.
 constexpr Nanoseconds kPollInterval = 5 * kMillisecond;
-
-constexpr std::size_t kKinds = static_cast<std::size_t>(checkpoint::Kind::count);
-
-std::vector<checkpoint::StateRange> ranges_of(const zero::Shard& shard,
-                                              const layout::BlockTable& blocks) {
-  std::vector<checkpoint::StateRange> ranges;
-  for (const zero::OwnedBlock& owned : shard.owned()) {
-    const layout::Block& block = blocks.block(owned.block);
-    ranges.push_back({block.tensor, block.begin, block.elems});
-  }
-  return ranges;
-}
-
-std::vector<checkpoint::StateSource> sources_of(zero::Shard& shard) {
-  std::vector<checkpoint::StateSource> sources;
-  for (const zero::OwnedBlock& owned : shard.owned())
-    sources.push_back({shard.master(owned), shard.moment1(owned), shard.moment2(owned)});
-  static_assert(kKinds == 3);
-  return sources;
-}
 
 /// What work beside training throws (memory, threads) costs its checkpoint, not the run.
 template <typename Work>
@@ -60,13 +41,13 @@ std::vector<checkpoint::Tensor> manifest_tensors(const spec::Inventory& inventor
 Checkpointer::Checkpointer(const Parts& parts)
     : parts_(parts),
       world_rank_(parts.world.world_rank()),
-      sources_(sources_of(parts.shard)),
+      sources_(state_sources(parts.shard)),
       copier_(parts.setup.beside),
       writer_(parts.setup.beside) {}
 
 Result<std::unique_ptr<Checkpointer>> Checkpointer::create(const Parts& parts) {
   std::unique_ptr<Checkpointer> made(new Checkpointer(parts));
-  const auto ranges = ranges_of(parts.shard, parts.blocks);
+  const auto ranges = state_ranges(parts.inventory, parts.blocks, parts.shard);
   if (!ranges.empty()) {
     EW_ASSIGN(made->shard_, checkpoint::ShardFile::create(ranges));
     made->counts_.bytes = made->shard_->size_bytes();

@@ -136,7 +136,7 @@ Result<void> TextModel::read(FileSystem& files, const std::string& checkpoint,
     wants.push_back({.tensor = static_cast<std::int32_t>(found - manifest.tensors.begin()),
                      .kind = checkpoint::Kind::master,
                      .begin = 0,
-                     .out = {reinterpret_cast<float*>(weights_.tensor(index)),
+                     .out = {reinterpret_cast<float*>(weights_.part(index)),
                              static_cast<std::size_t>(tensor.elems())}});
   }
   return checkpoint::read_wants(files, checkpoint, manifest, std::move(wants));

@@ -3,6 +3,7 @@
 #include <exception>
 
 #include "app/checkpointing.h"
+#include "app/state_ranges.h"
 #include "io/base/log.h"
 #include "io/checkpoint/publish.h"
 #include "io/checkpoint/reader.h"
@@ -250,18 +251,9 @@ class Restorer {
   /// This rank's blocks, and its share of the bytes that are in no block: together the ranks look
   /// at every byte.
   Result<void> load_own(const Restored& candidate) {
-    std::vector<checkpoint::Want> wants;
-    for (const zero::OwnedBlock& owned : request_.shard.owned()) {
-      const layout::Block& block = request_.blocks.block(owned.block);
-      const auto want = [&](checkpoint::Kind kind, std::span<float> out) {
-        wants.push_back({block.tensor, kind, block.begin, out});
-      };
-      want(checkpoint::Kind::master, request_.shard.master(owned));
-      want(checkpoint::Kind::exp_avg, request_.shard.moment1(owned));
-      want(checkpoint::Kind::exp_avg_sq, request_.shard.moment2(owned));
-    }
-    EW_TRY(checkpoint::read_wants(request_.files, candidate.path, candidate.manifest,
-                                  std::move(wants)));
+    EW_TRY(
+        checkpoint::read_wants(request_.files, candidate.path, candidate.manifest,
+                               state_wants(request_.inventory, request_.blocks, request_.shard)));
     const auto self =
         static_cast<std::size_t>(request_.group.index_of(request_.world.world_rank()));
     const auto size = static_cast<std::size_t>(request_.group.size());

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "io/hdf5/file.h"
+#include "model/optim/digest.h"
 
 namespace elaswave::app {
 namespace {
@@ -45,9 +46,22 @@ Result<void> agree(const StateDump& dump, const Result<void>& mine) {
 Result<void> write_attributes(const StateDump& dump, hdf5::Writer& writer) {
   EW_TRY(writer.set_i64("/", "step", raw(dump.shard.version.step)));
   EW_TRY(writer.set_i64("/", "block_elems", layout::kBlockElems));
-  EW_TRY(writer.set_i64("/", "block_count",
-                        dump.blocks.count() * static_cast<std::int64_t>(kKinds.size())));
+  EW_TRY(writer.set_i64("/", "block_count", optim::digest_blocks(dump.inventory)));
   return writer.set_text("/", "state_digest", fmt::format("{:016x}", dump.digest));
+}
+
+/// Row by row where the block is part of a slice.
+Result<void> write_block(const spec::PartSpec& part, const layout::Block& block,
+                         std::span<const float> values, hdf5::DatasetWriter& dataset) {
+  Result<void> written;
+  part.map.visit_runs(
+      block.begin, block.elems, [&](std::int64_t index, std::int64_t element, std::int64_t length) {
+        if (written)
+          written =
+              dataset.write(element, values.subspan(static_cast<std::size_t>(index - block.begin),
+                                                    static_cast<std::size_t>(length)));
+      });
+  return written;
 }
 
 Result<void> write_blocks(const StateDump& dump, hdf5::Writer& writer) {
@@ -65,11 +79,8 @@ Result<void> write_blocks(const StateDump& dump, hdf5::Writer& writer) {
   std::vector<float> received;
   for (std::int64_t index = 0; index < dump.blocks.count(); ++index) {
     const layout::Block& block = dump.blocks.block(index);
-    const std::int32_t stage = dump.plan.stage_of_layer(block.layer);
-    const std::int32_t owner = dump.plan.owner[static_cast<std::size_t>(index)];
-    const int rank = dump.plan.stages[static_cast<std::size_t>(stage)]
-                         .replicas[static_cast<std::size_t>(owner)]
-                         .world_ranks.front();
+    const spec::PartSpec& part = dump.inventory.part(block.part);
+    const int rank = dump.plan.owner_rank(dump.blocks, index);
     const bool own = rank == dump.world.world_rank();
     for (std::size_t kind = 0; kind < kKinds.size(); ++kind) {
       std::span<const float> values;
@@ -83,7 +94,8 @@ Result<void> write_blocks(const StateDump& dump, hdf5::Writer& writer) {
                                Deadline::after(dump.world.clock(), dump.timeout)));
         values = received;
       }
-      EW_TRY(datasets[static_cast<std::size_t>(block.tensor)][kind].write(block.begin, values));
+      EW_TRY(
+          write_block(part, block, values, datasets[static_cast<std::size_t>(part.tensor)][kind]));
     }
     if (own) ++mine;
   }

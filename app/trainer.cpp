@@ -12,13 +12,6 @@
 namespace elaswave::app {
 namespace {
 
-std::vector<std::int64_t> storage_bytes(const spec::Inventory& inventory) {
-  std::vector<std::int64_t> bytes;
-  for (const spec::TensorSpec& tensor : inventory.tensors())
-    bytes.push_back(size_bytes(tensor.storage));
-  return bytes;
-}
-
 /// The first names of a list that can have hundreds: a spike in one tensor soon reaches all.
 std::string first_names(const std::vector<std::string>& names) {
   constexpr std::size_t kShown = 3;
@@ -68,12 +61,13 @@ Trainer::Trainer(const RunSpec& spec, const TrainerParts& parts, layout::Plan pl
       blocks_(inventory_.blocks()),
       place_(layout::place_of(plan_, parts.world.world_rank())),
       micro_batches_(layout::micro_batches_of(plan_, place_)),
+      exchange_(blocks_, plan_, parts.world.world_rank()),
       shard_(blocks_, plan_, parts.world.world_rank()),
-      working_(blocks_, storage_bytes(inventory_)),
-      sums_(blocks_, spec.sum_mode),
-      owners_(blocks_, plan_, place_.stage),
-      reducer_(parts.world, group_, blocks_, owners_, sums_, spec.timeout),
-      gatherer_(parts.world, group_, blocks_, owners_, working_, spec.timeout),
+      working_(blocks_, gpt::working_bytes(inventory_, zero::held_parts(plan_, blocks_,
+                                                                        parts.world.world_rank()))),
+      sums_(blocks_, spec.sum_mode, zero::held_parts(plan_, blocks_, parts.world.world_rank())),
+      reducer_(parts.world, exchange_, blocks_, sums_, spec.timeout),
+      gatherer_(parts.world, exchange_, blocks_, working_, spec.timeout),
       parameters_(inventory_, working_),
       gradients_(inventory_, sums_, spec.micro_batches, spec.tokens_per_micro_batch()),
       stage_(context_of(spec_, parts), inventory_, parameters_, gradients_),
@@ -104,7 +98,8 @@ Result<std::optional<Restored>> Trainer::resume(const Accept& accept) {
 Result<void> Trainer::adopt(const checkpoint::Manifest& manifest) {
   for (const zero::OwnedBlock& owned : shard_.owned()) {
     const layout::Block& block = blocks_.block(owned.block);
-    gpt::store_working(shard_.master(owned), inventory_.tensor(block.tensor).storage,
+    gpt::store_working(shard_.master(owned),
+                       inventory_.tensor(inventory_.part(block.part).tensor).storage,
                        working_.bytes(block));
   }
   updates_ = manifest.updates;
@@ -187,8 +182,7 @@ Result<void> Trainer::compute(Step step, optim::CommitVote& vote) {
     EW_TRY(run_micro_batch(step, index, index == micro_batches_.back(), vote));
   // A rank without a share, or whose samples could not be read, still owes its peers its (empty)
   // sums.
-  if (micro_batches_.empty() || data_error_)
-    for (std::int32_t layer = inventory_.layers(); layer-- > 0;) EW_TRY(reduce_layer(layer));
+  if (micro_batches_.empty() || data_error_) EW_TRY(reducer_.done_rest());
   if (!gradients_.bad_tensors().empty()) vote.bad_ranks = 1;
   vote.data_failures = data_error_ ? 1 : 0;
   vote.stop_requests = asked_to_stop() ? 1 : 0;
@@ -227,9 +221,8 @@ Result<void> Trainer::run_micro_batch(Step step, std::int64_t index, bool last,
 }
 
 Result<void> Trainer::reduce_layer(std::int32_t layer) {
-  for (std::int32_t tensor = 0; tensor < blocks_.tensors(); ++tensor)
-    if (blocks_.tensor(tensor).layer == layer) sums_.settle(tensor);
-  return reducer_.start(layer);
+  if (layer == inventory_.layers() - 1) EW_TRY(reducer_.done(layer, true));
+  return reducer_.done(layer, false);
 }
 
 Result<optim::CommitRecord> Trainer::commit(Step step, const optim::CommitVote& vote) {
@@ -285,11 +278,10 @@ tl::unexpected<Error> Trainer::data_failure(const optim::CommitVote& total) cons
 }
 
 Result<std::uint64_t> Trainer::digest() {
-  const optim::DigestPart part =
-      optim::digest_part(parts_.ops, parts_.stream, inventory_, blocks_, shard_);
-  std::int64_t words[] = {static_cast<std::int64_t>(part.sum), part.blocks};
-  EW_TRY(comm::all_reduce_sum(parts_.world, group_, words, "state digest", deadline()));
-  return optim::state_digest({static_cast<std::uint64_t>(words[0]), words[1]});
+  optim::DigestSums sums =
+      optim::digest_sums(parts_.ops, parts_.stream, inventory_, blocks_, shard_);
+  EW_TRY(comm::all_reduce_sum(parts_.world, group_, sums, "state digest", deadline()));
+  return optim::state_digest(inventory_, sums);
 }
 
 Result<std::optional<double>> Trainer::validate() {

@@ -13,6 +13,7 @@
 #include "app/restore.h"
 #include "app/run_spec.h"
 #include "model/gpt/stage.h"
+#include "model/optim/digest.h"
 #include "model/optim/update.h"
 #include "parallel/comm/world.h"
 #include "parallel/layout/plan.h"
@@ -116,10 +117,10 @@ class Trainer {
   layout::Place place_;
   std::vector<std::int64_t> micro_batches_;  // this rank's share of every step
 
+  zero::ExchangeMap exchange_;
   zero::Shard shard_;
   zero::TensorStore working_;
   zero::GradSums sums_;
-  zero::OwnerLists owners_;
   zero::Reducer reducer_;
   zero::Gatherer gatherer_;
 

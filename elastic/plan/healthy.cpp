@@ -16,6 +16,7 @@ Result<layout::Plan> healthy_plan(const layout::BlockTable& blocks, std::int32_t
   for (std::int64_t micro_batch = 0; micro_batch < micro_batches; ++micro_batch)
     plan.route.push_back(static_cast<std::int32_t>(micro_batch % world_size));
 
+  plan.schedule.resize(static_cast<std::size_t>(world_size));
   for (std::int64_t index = 0; index < blocks.count(); ++index) {
     const std::int32_t layer = blocks.block(index).layer;
     const std::int64_t position = index - blocks.layer_begin(layer) + layer;

@@ -13,30 +13,39 @@ constexpr std::int64_t kElemBytes = 4;
 // Large enough that the disk sees few requests, small enough to follow capture() closely.
 constexpr std::int64_t kWriteBytes = std::int64_t{32} << 20;
 
-/// Consecutive ranges of one tensor become one piece; ranges of equal length and distance one run.
-void append_run(std::vector<ElementRun>& runs, const StateRange& range) {
-  if (!runs.empty()) {
-    ElementRun& last = runs.back();
-    const std::int64_t previous = last.begin + (last.count - 1) * last.stride;
-    const std::int64_t distance = range.begin - previous;
-    const bool adjacent = last.count == 1 && distance == last.elems;
-    if (adjacent) {
-      last.elems += range.elems;
-      last.stride = last.elems;
-      return;
-    }
-    const bool regular = range.elems == last.elems && distance > last.elems &&
-                         (last.count == 1 || distance == last.stride);
-    if (regular) {
-      last.stride = distance;
-      ++last.count;
-      return;
-    }
+/// Makes one run of two, the second stored right behind the first, if they can be said as one: a
+/// range that goes on where the last ended, or ranges of equal length and distance.
+bool fold(ElementRun& last, const ElementRun& next) {
+  const std::int64_t distance = next.begin - (last.begin + (last.count - 1) * last.stride);
+  if (last.count == 1 && next.count == 1 && distance == last.elems) {
+    last.elems += next.elems;
+    last.stride = last.elems;
+    return true;
   }
-  runs.push_back({range.begin, range.elems, range.elems, 1});
+  const bool regular = next.elems == last.elems && distance > last.elems &&
+                       (last.count == 1 || distance == last.stride) &&
+                       (next.count == 1 || distance == next.stride);
+  if (!regular) return false;
+  last.stride = distance;
+  last.count += next.count;
+  return true;
+}
+
+/// A run cut in two by a block's border is whole again after the first fold, and can then join
+/// those before it.
+void append_run(std::vector<ElementRun>& runs, const ElementRun& run) {
+  runs.push_back(run);
+  if (run.count == 1) runs.back().stride = run.elems;
+  while (runs.size() > 1 && fold(runs[runs.size() - 2], runs.back())) runs.pop_back();
 }
 
 }  // namespace
+
+std::int64_t StateRange::elems() const {
+  std::int64_t total = 0;
+  for (const ElementRun& run : runs) total += run.elems * run.count;
+  return total;
+}
 
 Result<std::unique_ptr<ShardFile>> ShardFile::create(std::span<const StateRange> ranges) {
   std::unique_ptr<ShardFile> shard(new ShardFile);
@@ -48,7 +57,7 @@ Result<void> ShardFile::lay_out(std::span<const StateRange> ranges) {
   EW_CHECK(!ranges.empty(), "a shard without ranges");
   ranges_.assign(ranges.begin(), ranges.end());
   std::int64_t elems = 0;
-  for (const StateRange& range : ranges_) elems += range.elems;
+  for (const StateRange& range : ranges_) elems += range.elems();
 
   EW_ASSIGN(hdf5::ImageWriter writer, hdf5::ImageWriter::create());
   EW_TRY(writer.set_text("/", "format", "elaswave-shard"));
@@ -78,8 +87,8 @@ void ShardFile::add_pieces(Kind kind, std::int64_t offset_bytes) {
                               .offset_bytes = offset_bytes,
                               .runs = {},
                               .unit_crcs = {}});
-    append_run(sums_.pieces.back().runs, range);
-    offset_bytes += range.elems * kElemBytes;
+    for (const ElementRun& run : range.runs) append_run(sums_.pieces.back().runs, run);
+    offset_bytes += range.elems() * kElemBytes;
   }
 }
 
@@ -142,8 +151,8 @@ void ShardFile::capture(std::span<const StateSource> sources) {
     std::int64_t at = data_begin_[kind];
     for (std::size_t i = 0; i < ranges_.size(); ++i) {
       const std::span<const float> values = sources[i][kind];
-      EW_CHECK(std::ssize(values) == ranges_[i].elems, "{} values for {} elements", values.size(),
-               ranges_[i].elems);
+      EW_CHECK(std::ssize(values) == ranges_[i].elems(), "{} values for {} elements", values.size(),
+               ranges_[i].elems());
       std::memcpy(image_.get() + at, values.data(), values.size_bytes());
       at += std::ssize(values) * kElemBytes;
       take_checksums(at, next_fragment);  // while the bytes are in the cache

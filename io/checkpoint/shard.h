@@ -19,14 +19,15 @@
 
 namespace elaswave::checkpoint {
 
-/// Elements a rank keeps, in the order it keeps them.
+/// Elements a rank keeps side by side: those of `runs`, in the order it keeps them.
 struct StateRange {
   std::int32_t tensor = 0;
-  std::int64_t begin = 0;
-  std::int64_t elems = 0;
+  std::vector<ElementRun> runs;
+  std::int64_t elems() const;
 };
 
-/// Where the numbers of a range are, by kind. They must not change while capture() runs.
+/// Where the numbers of a range are, by kind, each without gaps. They must not change while
+/// capture() runs.
 using StateSource = std::array<std::span<const float>, static_cast<std::size_t>(Kind::count)>;
 
 class ShardFile {

@@ -5,6 +5,7 @@
 #include "io/base/hash.h"
 #include "model/gpt/init.h"
 #include "model/gpt/stage.h"
+#include "model/optim/digest.h"
 #include "model/optim/update.h"
 
 namespace elaswave::gpt {
@@ -22,6 +23,7 @@ layout::Plan solo_plan(const layout::BlockTable& blocks) {
   plan.stages = {{{{{0}}}}};
   plan.micro_batches = 1;
   plan.route = {0};
+  plan.schedule.resize(1);
   plan.owner.assign(static_cast<std::size_t>(blocks.count()), 0);
   return plan;
 }
@@ -77,7 +79,7 @@ Result<std::uint64_t> fingerprint(kernels::Ops& ops, device::CpuStream& stream,
   optim::apply(ops, stream, inventory, blocks, shard, record, working);
 
   std::uint64_t hash =
-      optim::state_digest(optim::digest_part(ops, stream, inventory, blocks, shard));
+      optim::state_digest(inventory, optim::digest_sums(ops, stream, inventory, blocks, shard));
   const std::span<const float> losses = stage.losses();
   hash = hash_bytes(std::as_bytes(losses), hash);
   return hash_bytes(std::as_bytes(std::span(&record.grad_norm, 1)), hash);

@@ -12,17 +12,29 @@ namespace {
 
 constexpr double kInitDeviation = 0.02;  // GPT-2 and its published code
 
+struct NormalPair {
+  float even = 0, odd = 0;
+};
+
+/// Pair p, elements 2p and 2p + 1, comes from words 2p and 2p + 1 of the stream.
+NormalPair normal_pair(const RandomStream& stream, double deviation, std::uint64_t pair) {
+  const auto words = philox(stream, pair / 2);
+  const double u = (words[pair % 2 * 2] + 0.5) * 0x1p-32, angle = words[pair % 2 * 2 + 1] * 0x1p-32;
+  const double radius = deviation * std::sqrt(-2 * optim::natural_log(u));
+  return {static_cast<float>(radius * optim::cos_turns(angle)),
+          static_cast<float>(radius * optim::sin_turns(angle))};
+}
+
 void normal_values(const RandomStream& stream, double deviation, std::int64_t begin,
                    std::span<float> out) {
-  // Pair p of elements (2p, 2p + 1) uses words 2p and 2p + 1 of the stream.
-  for (std::size_t i = 0; i < out.size(); i += 2) {
-    const std::uint64_t pair = (static_cast<std::uint64_t>(begin) + i) / 2;
-    const auto words = philox(stream, pair / 2);
-    const double u = (words[pair % 2 * 2] + 0.5) * 0x1p-32,
-                 angle = words[pair % 2 * 2 + 1] * 0x1p-32;
-    const double radius = deviation * std::sqrt(-2 * optim::natural_log(u));
-    out[i] = static_cast<float>(radius * optim::cos_turns(angle));
-    if (i + 1 < out.size()) out[i + 1] = static_cast<float>(radius * optim::sin_turns(angle));
+  if (out.empty()) return;
+  const auto first = static_cast<std::uint64_t>(begin);
+  std::size_t i = 0;
+  if (first % 2 == 1) out[i++] = normal_pair(stream, deviation, first / 2).odd;
+  for (; i < out.size(); i += 2) {
+    const NormalPair pair = normal_pair(stream, deviation, (first + i) / 2);
+    out[i] = pair.even;
+    if (i + 1 < out.size()) out[i + 1] = pair.odd;
   }
 }
 
@@ -30,7 +42,6 @@ void normal_values(const RandomStream& stream, double deviation, std::int64_t be
 
 void initial_values(const spec::TensorSpec& tensor, std::int64_t layers, std::uint64_t seed,
                     std::int64_t begin, std::span<float> out) {
-  EW_DCHECK(begin % 2 == 0, "initial values from odd element {}", begin);
   const double residual = kInitDeviation / std::sqrt(2.0 * static_cast<double>(layers));
   switch (tensor.init) {
     case spec::InitRule::zeros:
@@ -58,6 +69,16 @@ void store_working(std::span<const float> master, DType storage, std::span<std::
   for (std::size_t i = 0; i < master.size(); ++i) out[i] = to_bf16(master[i]);
 }
 
+std::vector<std::int64_t> working_bytes(const spec::Inventory& inventory,
+                                        const std::vector<bool>& held) {
+  std::vector<std::int64_t> bytes;
+  for (std::size_t part = 0; part < held.size(); ++part) {
+    const std::int32_t tensor = inventory.parts()[part].tensor;
+    bytes.push_back(held[part] ? size_bytes(inventory.tensor(tensor).storage) : 0);
+  }
+  return bytes;
+}
+
 void initialize(device::CpuStream& stream, const spec::Inventory& inventory,
                 const layout::BlockTable& blocks, std::uint64_t seed, zero::Shard& shard,
                 zero::TensorStore& working) {
@@ -66,8 +87,15 @@ void initialize(device::CpuStream& stream, const spec::Inventory& inventory,
   stream.pool().run(static_cast<std::int64_t>(owned.size()), [&](std::int64_t task) {
     const zero::OwnedBlock& mine = owned[static_cast<std::size_t>(task)];
     const layout::Block& block = blocks.block(mine.block);
-    const spec::TensorSpec& tensor = inventory.tensor(block.tensor);
-    initial_values(tensor, layers, seed, block.begin, shard.master(mine));
+    const spec::PartSpec& part = inventory.part(block.part);
+    const spec::TensorSpec& tensor = inventory.tensor(part.tensor);
+    part.map.visit_runs(
+        block.begin, block.elems,
+        [&](std::int64_t index, std::int64_t element, std::int64_t length) {
+          initial_values(tensor, layers, seed, element,
+                         shard.master(mine).subspan(static_cast<std::size_t>(index - block.begin),
+                                                    static_cast<std::size_t>(length)));
+        });
     store_working(shard.master(mine), tensor.storage, working.bytes(block));
   });
 }

@@ -6,12 +6,12 @@ namespace elaswave::layers {
 
 device::ConstMat Parameters::matrix(std::int32_t tensor) const {
   const spec::TensorSpec& spec = inventory_.tensor(tensor);
-  return {working_.tensor(tensor), spec.storage, spec.shape[0], spec.shape[1], spec.shape[1]};
+  return {working_.part(tensor), spec.storage, spec.shape[0], spec.shape[1], spec.shape[1]};
 }
 
 std::span<const float> Parameters::vector(std::int32_t tensor) const {
   const spec::TensorSpec& spec = inventory_.tensor(tensor);
-  return {reinterpret_cast<const float*>(working_.tensor(tensor)),
+  return {reinterpret_cast<const float*>(working_.part(tensor)),
           static_cast<std::size_t>(spec.elems())};
 }
 

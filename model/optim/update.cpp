@@ -4,8 +4,6 @@
 #include <span>
 #include <vector>
 
-#include "io/base/hash.h"
-
 namespace elaswave::optim {
 
 void log_gradients(kernels::Ops& ops, device::Stream& stream, const layout::BlockTable& blocks,
@@ -49,7 +47,7 @@ void apply(kernels::Ops& ops, device::Stream& stream, const spec::Inventory& inv
   updates.reserve(shard.owned().size());
   for (const zero::OwnedBlock& owned : shard.owned()) {
     const layout::Block& block = blocks.block(owned.block);
-    const spec::TensorSpec& tensor = inventory.tensor(block.tensor);
+    const spec::TensorSpec& tensor = inventory.tensor(inventory.part(block.part).tensor);
     kernels::AdamW update{.master = shard.master(owned),
                           .moment1 = shard.moment1(owned),
                           .moment2 = shard.moment2(owned),
@@ -61,33 +59,6 @@ void apply(kernels::Ops& ops, device::Stream& stream, const spec::Inventory& inv
     updates.push_back(update);
   }
   ops.adamw(stream, updates);
-}
-
-DigestPart digest_part(kernels::Ops& ops, device::Stream& stream, const spec::Inventory& inventory,
-                       const layout::BlockTable& blocks, zero::Shard& shard) {
-  std::vector<std::span<const float>> ranges;
-  std::vector<std::uint64_t> keys;
-  for (const zero::OwnedBlock& owned : shard.owned()) {
-    const layout::Block& block = blocks.block(owned.block);
-    const std::uint64_t tensor_hash = hash_text(inventory.tensor(block.tensor).name);
-    const std::span<float> kinds[] = {shard.master(owned), shard.moment1(owned),
-                                      shard.moment2(owned)};
-    for (std::uint64_t kind = 0; kind < 3; ++kind) {
-      ranges.push_back(kinds[kind]);
-      keys.push_back(combine64(combine64(tensor_hash, kind),
-                               static_cast<std::uint64_t>(block.begin / layout::kBlockElems)));
-    }
-  }
-  std::vector<std::uint64_t> sums(ranges.size());
-  ops.digest(stream, ranges, keys, sums);
-  DigestPart part;
-  for (std::size_t i = 0; i < sums.size(); ++i) part.sum += mix64(sums[i] ^ keys[i]);
-  part.blocks = static_cast<std::int64_t>(sums.size());
-  return part;
-}
-
-std::uint64_t state_digest(const DigestPart& total) {
-  return combine64(total.sum, static_cast<std::uint64_t>(total.blocks));
 }
 
 }  // namespace elaswave::optim

@@ -1,5 +1,4 @@
-// The owner's side of a step: log the mean gradient, then apply it; and the digest of the state
-// that results.
+// The owner's side of a step: log the mean gradient, then apply it.
 #pragma once
 
 #include <cstdint>
@@ -23,18 +22,5 @@ void log_gradients(kernels::Ops& ops, device::Stream& stream, const layout::Bloc
 void apply(kernels::Ops& ops, device::Stream& stream, const spec::Inventory& inventory,
            const layout::BlockTable& blocks, zero::Shard& shard, const CommitRecord& record,
            zero::TensorStore& working);
-
-/// state_digest: combine64(sum of block hashes mod 2^64, number of blocks), over master weights
-/// (kind 0), first (1) and second moments (2). For block b of the tensor named n:
-///   key = combine64(combine64(hash_text(n), kind), b);   w_j the bits of its j-th float
-///   block hash = mix64(sum over j of mix64(mix64(key + j * kGolden64) ^ w_j) ^ key)
-/// Independent of layout: ranks add up their DigestParts.
-struct DigestPart {
-  std::uint64_t sum = 0;
-  std::int64_t blocks = 0;
-};
-DigestPart digest_part(kernels::Ops& ops, device::Stream& stream, const spec::Inventory& inventory,
-                       const layout::BlockTable& blocks, zero::Shard& shard);
-std::uint64_t state_digest(const DigestPart& total);
 
 }  // namespace elaswave::optim

@@ -1,5 +1,9 @@
 #include "model/spec/inventory.h"
 
+#include <fmt/format.h>
+
+#include <algorithm>
+
 namespace elaswave::spec {
 namespace {
 
@@ -54,10 +58,40 @@ void add_block(std::vector<TensorSpec>& tensors, const ModelConfig& config, DTyp
   tensors.push_back(vector(named("mlp.c_proj.bias"), C, replicated, zeros, layer));
 }
 
+/// What slice `slice` of `degree` holds.
+layout::SliceMap slice_map(const TensorSpec& tensor, std::int64_t slice, std::int64_t degree) {
+  const auto [rows, cols] = tensor.shape;
+  layout::SliceMap map{.canonical_cols = cols, .rows = rows, .cols = cols};
+  switch (tensor.shard) {
+    case ShardRule::replicated:
+      break;
+    case ShardRule::columns:
+    case ShardRule::qkv_columns:
+      map.groups = tensor.shard == ShardRule::qkv_columns ? 3 : 1;
+      map.cols = cols / map.groups / degree;
+      map.col_begin = slice * map.cols;
+      break;
+    case ShardRule::rows:
+      map.rows = rows / degree;
+      map.row_begin = slice * map.rows;
+      break;
+    case ShardRule::vocabulary:
+      map.row_begin = std::min(rows, slice * ceil_div(rows, degree));
+      map.rows = std::min(rows, (slice + 1) * ceil_div(rows, degree)) - map.row_begin;
+      break;
+  }
+  return map;
+}
+
+/// Every slice has something of the vocabulary, though the last may have less.
+bool cuts_vocabulary(std::int64_t vocab, std::int64_t degree) {
+  return (degree - 1) * ceil_div(vocab, degree) < vocab;
+}
+
 }  // namespace
 
-Inventory::Inventory(const ModelConfig& config, DType storage)
-    : layers_(static_cast<std::int32_t>(config.layers + 2)) {
+Inventory::Inventory(const ModelConfig& config, DType storage, std::int32_t tensor_degree)
+    : tensor_degree_(tensor_degree), layers_(static_cast<std::int32_t>(config.layers + 2)) {
   using enum ShardRule;
   tensors_.push_back(
       matrix("wte.weight", config.vocab, config.hidden, storage, vocabulary, InitRule::normal, 0));
@@ -67,6 +101,27 @@ Inventory::Inventory(const ModelConfig& config, DType storage)
     add_block(tensors_, config, storage, block);
   tensors_.push_back(vector("ln_f.weight", config.hidden, replicated, InitRule::ones, layers_ - 1));
   tensors_.push_back(vector("ln_f.bias", config.hidden, replicated, InitRule::zeros, layers_ - 1));
+  add_parts();
+}
+
+void Inventory::add_parts() {
+  for (std::int32_t index = 0; index < static_cast<std::int32_t>(tensors_.size()); ++index) {
+    const TensorSpec& spec = tensor(index);
+    first_part_.push_back(static_cast<std::int32_t>(parts_.size()));
+    const bool whole = tensor_degree_ == 1 || spec.shard == ShardRule::replicated;
+    for (std::int32_t slice = 0; slice < (whole ? 1 : tensor_degree_); ++slice) {
+      const layout::SliceMap map = slice_map(spec, slice, tensor_degree_);
+      parts_.push_back({.tensor = index,
+                        .slice = whole ? -1 : slice,
+                        .shape = {map.rows, map.groups * map.cols},
+                        .map = map});
+    }
+  }
+}
+
+std::int32_t Inventory::part_of(std::int32_t tensor, std::int32_t slice) const {
+  const std::int32_t first = first_part_[static_cast<std::size_t>(tensor)];
+  return part(first).slice < 0 ? first : first + slice;
 }
 
 std::int64_t Inventory::total_elems() const {
@@ -80,10 +135,31 @@ std::int32_t Inventory::block_tensor(std::int64_t block, BlockTensor tensor) con
 }
 
 layout::BlockTable Inventory::blocks() const {
-  std::vector<layout::TensorExtent> extents;
-  extents.reserve(tensors_.size());
-  for (const TensorSpec& tensor : tensors_) extents.push_back({tensor.layer, tensor.elems()});
+  std::vector<layout::PartExtent> extents;
+  extents.reserve(parts_.size());
+  for (const PartSpec& part : parts_)
+    extents.push_back({.layer = tensor(part.tensor).layer,
+                       .elems = part.elems(),
+                       .slice = part.slice,
+                       .tied_layer = part.tensor == wte() ? layers_ - 1 : -1});
   return layout::BlockTable(std::move(extents));
+}
+
+Result<void> check_tensor_degree(const ModelConfig& config, std::int64_t degree) {
+  const auto fits = [&](std::int64_t value) {
+    return config.heads % value == 0 && cuts_vocabulary(config.vocab, value);
+  };
+  if (degree >= 1 && fits(degree)) return {};
+  std::string fitting;
+  for (std::int64_t value = 1; value <= config.heads; ++value)
+    if (fits(value)) fitting += fmt::format("{}{}", fitting.empty() ? "" : ", ", value);
+  return fail({.code = Code::usage,
+               .what = fmt::format("tensor degree {} does not divide the model", degree),
+               .where = "parallel.tp",
+               .why = fmt::format("it has {} heads and a vocabulary of {}; each slice needs whole "
+                                  "heads and a share of the vocabulary",
+                                  config.heads, config.vocab),
+               .fix = fmt::format("use one of {}", fitting)});
 }
 
 }  // namespace elaswave::spec

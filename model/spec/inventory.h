@@ -8,9 +8,11 @@
 #include <string_view>
 #include <vector>
 
+#include "io/base/error.h"
 #include "io/base/types.h"
 #include "model/spec/config.h"
 #include "parallel/layout/blocks.h"
+#include "parallel/layout/slice_map.h"
 
 namespace elaswave::spec {
 
@@ -43,6 +45,18 @@ struct TensorSpec {
   std::int64_t elems() const { return shape[0] * shape[1]; }
 };
 
+/// What one slice of a tensor-parallel replica holds of a tensor, as one dense array. With tensor
+/// degree 1 parts are the tensors. Vocabulary slices are ceil(V / degree) rows, the last ones
+/// fewer.
+struct PartSpec {
+  std::int32_t tensor = 0;
+  std::int32_t slice = -1;  // -1: replicated, every slice holds all of it
+  std::array<std::int64_t, 2> shape;
+  layout::SliceMap map;
+
+  std::int64_t elems() const { return shape[0] * shape[1]; }
+};
+
 /// Tensor numbers of a block, relative to its first tensor.
 enum class BlockTensor : std::int32_t {
   ln_1_weight,
@@ -62,8 +76,9 @@ enum class BlockTensor : std::int32_t {
 
 class Inventory {
  public:
-  /// `storage` is the working type of matrices; vectors stay f32. REQUIRES: validate(config).
-  Inventory(const ModelConfig& config, DType storage);
+  /// `storage` is the working type of matrices; vectors stay f32. REQUIRES: validate(config), and
+  /// check_tensor_degree(config, tensor_degree).
+  Inventory(const ModelConfig& config, DType storage, std::int32_t tensor_degree = 1);
 
   const std::vector<TensorSpec>& tensors() const { return tensors_; }
   const TensorSpec& tensor(std::int32_t index) const {
@@ -79,11 +94,28 @@ class Inventory {
   std::int32_t ln_f_weight() const { return static_cast<std::int32_t>(tensors_.size()) - 2; }
   std::int32_t ln_f_bias() const { return static_cast<std::int32_t>(tensors_.size()) - 1; }
 
+  std::int32_t tensor_degree() const { return tensor_degree_; }
+  /// Ordered by (tensor, slice).
+  const std::vector<PartSpec>& parts() const { return parts_; }
+  const PartSpec& part(std::int32_t index) const { return parts_[static_cast<std::size_t>(index)]; }
+  /// The part of `tensor` that slice `slice` works with.
+  std::int32_t part_of(std::int32_t tensor, std::int32_t slice) const;
+
+  /// Blocks of all parts.
   layout::BlockTable blocks() const;
 
  private:
+  void add_parts();
+
   std::vector<TensorSpec> tensors_;
+  std::int32_t tensor_degree_;
+  std::vector<PartSpec> parts_;
+  std::vector<std::int32_t> first_part_;  // of each tensor
   std::int32_t layers_ = 0;
 };
+
+/// Code::usage unless every slice gets whole heads and some of the vocabulary; lists the degrees
+/// that would do.
+Result<void> check_tensor_degree(const ModelConfig& config, std::int64_t degree);
 
 }  // namespace elaswave::spec

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "io/base/types.h"
+#include "parallel/layout/action.h"
 #include "parallel/layout/blocks.h"
 
 namespace elaswave::layout {
@@ -22,24 +23,6 @@ struct Stage {
   bool operator==(const Stage&) const = default;
 };
 
-struct Plan {
-  Generation generation{};  // membership it was made for
-  std::uint32_t id = 0;     // grows with every change of plan, also within a generation
-
-  std::vector<std::int32_t> chunk_of_layer;
-  std::vector<std::int32_t> stage_of_chunk;
-  std::vector<Stage> stages;
-
-  std::int64_t micro_batches = 0;   // G
-  std::vector<std::int32_t> route;  // [micro_batch * stages + stage] -> replica of that stage
-  std::vector<std::int32_t> owner;  // block -> replica of its layer's stage
-
-  bool operator==(const Plan&) const = default;
-
-  std::int32_t stage_of_layer(std::int32_t layer) const;
-  std::int32_t replica_for(std::int64_t micro_batch, std::int32_t stage) const;
-};
-
 /// Where a world rank stands in a plan; stage is -1 for a rank the plan does not use.
 struct Place {
   std::int32_t stage = -1;
@@ -48,13 +31,61 @@ struct Place {
   bool operator==(const Place&) const = default;
 };
 
+struct Plan {
+  Generation generation{};  // membership it was made for
+  std::uint32_t id = 0;     // grows with every change of plan, also within a generation
+
+  std::int32_t tensor_degree = 1;            // slices of every replica
+  std::vector<std::int32_t> chunk_of_layer;  // ascending from 0 without gaps
+  std::vector<std::int32_t> stage_of_chunk;
+  std::vector<Stage> stages;
+
+  std::int64_t micro_batches = 0;   // G
+  std::vector<std::int32_t> route;  // [micro_batch * stages + stage] -> replica of that stage
+  std::vector<Row> schedule;        // [row_index(stage, replica)]
+  /// Block -> member of its home stage, replica * tensor_degree + slice. A block of a sliced part
+  /// is owned in its own slice.
+  std::vector<std::int32_t> owner;
+
+  bool operator==(const Plan&) const = default;
+
+  std::int32_t chunks() const { return static_cast<std::int32_t>(stage_of_chunk.size()); }
+  std::int32_t layers() const { return static_cast<std::int32_t>(chunk_of_layer.size()); }
+  std::int32_t stage_of_layer(std::int32_t layer) const;
+  std::int32_t replica_for(std::int64_t micro_batch, std::int32_t stage) const;
+  const Replica& replica(std::int32_t stage, std::int32_t index) const {
+    return stages[static_cast<std::size_t>(stage)].replicas[static_cast<std::size_t>(index)];
+  }
+  std::int32_t replicas(std::int32_t stage) const {
+    return static_cast<std::int32_t>(stages[static_cast<std::size_t>(stage)].replicas.size());
+  }
+  /// Rows are ordered by stage, then replica.
+  std::size_t row_index(std::int32_t stage, std::int32_t replica) const;
+  const Row& row(std::int32_t stage, std::int32_t replica) const {
+    return schedule[row_index(stage, replica)];
+  }
+  std::int32_t rank_of(const Place& place) const {
+    return replica(place.stage, place.replica).world_ranks[static_cast<std::size_t>(place.slice)];
+  }
+  /// World rank of the owner of a block.
+  std::int32_t owner_rank(const BlockTable& blocks, std::int64_t block) const;
+};
+
 Place place_of(const Plan& plan, std::int32_t world_rank);
+
+/// First and one past the last layer of a chunk.
+struct LayerRange {
+  std::int32_t begin = 0, end = 0;
+};
+LayerRange layers_of_chunk(const Plan& plan, std::int32_t chunk);
+/// Chunks of a stage, ascending.
+std::vector<std::int32_t> chunks_of_stage(const Plan& plan, std::int32_t stage);
 
 /// Micro-batches that `place` runs, ascending.
 std::vector<std::int64_t> micro_batches_of(const Plan& plan, const Place& place);
 
 /// Says what is wrong with a plan: lengths, ranges, a rank used twice, a layer or block without a
-/// home. Empty when sound.
+/// home. Empty when sound. The order of the schedule is the validator's (parallel/pipeline).
 std::string find_fault(const Plan& plan, const BlockTable& blocks, std::int32_t world_size);
 
 /// Ranks that computed a plan on their own compare this before they use it.

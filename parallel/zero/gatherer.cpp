@@ -8,46 +8,51 @@ constexpr Version kNever{Step{-1}, Generation{0}};
 
 }  // namespace
 
-Gatherer::Gatherer(comm::World& world, comm::Group group, const layout::BlockTable& blocks,
-                   const OwnerLists& owners, TensorStore& working, Nanoseconds timeout)
+Gatherer::Gatherer(comm::World& world, const ExchangeMap& exchange,
+                   const layout::BlockTable& blocks, TensorStore& working, Nanoseconds timeout)
     : world_(world),
-      group_(std::move(group)),
-      self_(group_.index_of(world.world_rank())),
+      exchange_(exchange),
       blocks_(blocks),
-      owners_(owners),
       working_(working),
       timeout_(timeout),
       versions_(static_cast<std::size_t>(blocks.layers()), kNever),
-      receives_(static_cast<std::size_t>(blocks.layers())) {}
+      receives_(static_cast<std::size_t>(exchange.count())) {
+  for (std::int32_t layer = 0; layer < blocks.layers(); ++layer)
+    units_read_.push_back(exchange.units_read_by(layer));
+}
 
 void Gatherer::start(Version version) {
   target_ = version;
-  for (std::int32_t layer = 0; layer < blocks_.layers(); ++layer) {
-    for (int step = 1; step < group_.size(); ++step) {
-      const int to = (self_ + step) % group_.size();
-      const int from = (self_ + group_.size() - step) % group_.size();
+  for (std::int32_t index = 0; index < exchange_.count(); ++index) {
+    const Unit& unit = exchange_.unit(index);
+    const auto members = static_cast<std::int32_t>(unit.members.size());
+    const std::int32_t self = exchange_.self(index);
+    for (std::int32_t step = 1; step < members; ++step) {
+      const auto to = static_cast<std::size_t>((self + step) % members);
+      const auto from = static_cast<std::size_t>((self + members - step) % members);
       comm::Pieces in;
-      for (const std::int64_t index : owners_.blocks_of(layer, from))
-        in.push_back(working_.bytes(blocks_.block(index)));
+      for (const std::int64_t block : unit.owned[from])
+        in.push_back(working_.bytes(blocks_.block(block)));
       if (!in.empty())
-        receives_[static_cast<std::size_t>(layer)].push_back(
-            world_.receive(group_.world_ranks[static_cast<std::size_t>(from)],
-                           comm::Channel::gather, std::move(in)));
+        receives_[static_cast<std::size_t>(index)].push_back(
+            world_.receive(unit.members[from], comm::Channel::gather, std::move(in)));
       comm::ConstPieces out;
-      for (const std::int64_t index : owners_.blocks_of(layer, self_))
-        out.push_back(working_.bytes(blocks_.block(index)));
+      for (const std::int64_t block : unit.owned[static_cast<std::size_t>(self)])
+        out.push_back(working_.bytes(blocks_.block(block)));
       if (!out.empty())
-        sends_.push_back(world_.send(group_.world_ranks[static_cast<std::size_t>(to)],
-                                     comm::Channel::gather, std::move(out)));
+        sends_.push_back(world_.send(unit.members[to], comm::Channel::gather, std::move(out)));
     }
   }
 }
 
 Result<void> Gatherer::wait(std::int32_t layer) {
-  auto& receives = receives_[static_cast<std::size_t>(layer)];
-  for (const comm::Work& work : receives)
-    EW_TRY(world_.wait(work, "receive working weights", Deadline::after(world_.clock(), timeout_)));
-  receives.clear();
+  for (const std::int32_t unit : units_read_[static_cast<std::size_t>(layer)]) {
+    auto& receives = receives_[static_cast<std::size_t>(unit)];
+    for (const comm::Work& work : receives)
+      EW_TRY(
+          world_.wait(work, "receive working weights", Deadline::after(world_.clock(), timeout_)));
+    receives.clear();
+  }
   versions_[static_cast<std::size_t>(layer)] = target_;
   return {};
 }

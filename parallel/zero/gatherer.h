@@ -1,27 +1,30 @@
-// Working weights from their owners to every replica of the stage, layer by layer in the order the
-// next forward needs them.
+// Working weights from their owners to every rank that works with them, unit by unit in the order
+// of layers, which is the order the next forward needs them in.
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
 #include "io/base/types.h"
-#include "parallel/comm/group.h"
-#include "parallel/zero/reducer.h"
+#include "parallel/comm/world.h"
+#include "parallel/layout/blocks.h"
+#include "parallel/zero/exchange.h"
 #include "parallel/zero/store.h"
 
 namespace elaswave::zero {
 
+/// THREADS: the rank's compute thread.
 class Gatherer {
  public:
-  /// `group` as for Reducer; `working` is the storage of working weights.
-  Gatherer(comm::World& world, comm::Group group, const layout::BlockTable& blocks,
-           const OwnerLists& owners, TensorStore& working, Nanoseconds timeout);
+  /// `working` is the storage of working weights; it holds held_parts().
+  Gatherer(comm::World& world, const ExchangeMap& exchange, const layout::BlockTable& blocks,
+           TensorStore& working, Nanoseconds timeout);
 
-  /// This rank's owned blocks of `working` hold `version`: sends them to all and receives the
-  /// others' in the background.
+  /// This rank's owned blocks of `working` hold `version`: sends them to all who read them and
+  /// receives the others' in the background. REQUIRES: begin_apply() since the last start().
   void start(Version version);
-  /// Returns when all of `layer` is at the version of the last start().
+  /// Returns when all that `layer` reads on this rank (the tied part too) is at the version of the
+  /// last start().
   Result<void> wait(std::int32_t layer);
   Result<void> wait_all();
   /// Waits until owned blocks are no longer being sent; then they may be updated.
@@ -32,15 +35,14 @@ class Gatherer {
 
  private:
   comm::World& world_;
-  comm::Group group_;
-  int self_;
+  const ExchangeMap& exchange_;
   const layout::BlockTable& blocks_;
-  const OwnerLists& owners_;
   TensorStore& working_;
   Nanoseconds timeout_;
   Version target_{};
   std::vector<Version> versions_;
-  std::vector<std::vector<comm::Work>> receives_;  // by layer
+  std::vector<std::vector<std::int32_t>> units_read_;  // by layer
+  std::vector<std::vector<comm::Work>> receives_;      // by unit
   std::vector<comm::Work> sends_;
 };
 

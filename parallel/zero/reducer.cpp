@@ -1,14 +1,11 @@
 #include "parallel/zero/reducer.h"
 
 #include <algorithm>
-#include <cstring>
+
+#include "io/base/error.h"
 
 namespace elaswave::zero {
 namespace {
-
-// Receives posted ahead of their use: enough to keep links busy while one layer is added, little
-// enough memory.
-constexpr std::size_t kWindowLayers = 2;
 
 template <typename T>
 void add_in(std::span<const std::byte> in, std::span<std::byte> inout) {
@@ -19,110 +16,171 @@ void add_in(std::span<const std::byte> in, std::span<std::byte> inout) {
 
 }  // namespace
 
-OwnerLists::OwnerLists(const layout::BlockTable& blocks, const layout::Plan& plan,
-                       std::int32_t stage)
-    : replicas_(
-          static_cast<std::int32_t>(plan.stages[static_cast<std::size_t>(stage)].replicas.size())),
-      lists_(static_cast<std::size_t>(blocks.layers()) * static_cast<std::size_t>(replicas_)) {
-  for (std::int64_t index = 0; index < blocks.count(); ++index) {
-    const std::int32_t layer = blocks.block(index).layer;
-    if (plan.stage_of_layer(layer) != stage) continue;
-    lists_[list_index(layer, plan.owner[static_cast<std::size_t>(index)])].push_back(index);
+Reducer::Reducer(comm::World& world, const ExchangeMap& exchange, const layout::BlockTable& blocks,
+                 GradSums& sums, Nanoseconds timeout)
+    : world_(world), exchange_(exchange), blocks_(blocks), sums_(sums), timeout_(timeout) {
+  for (const std::int32_t member : exchange.members()) {
+    if (member == exchange.world_rank()) continue;
+    Peer peer{.world_rank = member};
+    for (const std::int32_t unit : exchange.order_of(member))
+      if (!exchange.unit(unit).owned[static_cast<std::size_t>(exchange.self(unit))].empty())
+        peer.units.push_back(unit);
+    peers_.push_back(std::move(peer));
   }
 }
 
-std::span<const std::int64_t> OwnerLists::blocks_of(std::int32_t layer,
-                                                    std::int32_t replica) const {
-  return lists_[list_index(layer, replica)];
-}
-
-Reducer::Reducer(comm::World& world, comm::Group group, const layout::BlockTable& blocks,
-                 const OwnerLists& owners, GradSums& sums, Nanoseconds timeout)
-    : world_(world),
-      group_(std::move(group)),
-      self_(group_.index_of(world.world_rank())),
-      blocks_(blocks),
-      owners_(owners),
-      sums_(sums),
-      timeout_(timeout) {}
-
 Result<void> Reducer::begin_step() {
-  for (const comm::Work& work : sends_)
-    EW_TRY(world_.wait(work, "send gradient sums", Deadline::after(world_.clock(), timeout_)));
+  for (const comm::Work& work : sends_) EW_TRY(world_.wait(work, "send gradient sums", deadline()));
   sends_.clear();
+  progress_.assign(static_cast<std::size_t>(exchange_.count()), {});
+  for (std::int32_t unit = 0; unit < exchange_.count(); ++unit) {
+    progress_of(unit).awaits_home = exchange_.unit(unit).adds_home;
+    progress_of(unit).awaits_tied = exchange_.unit(unit).adds_tied;
+  }
+  started_ = 0;
+  for (Peer& peer : peers_) peer.next = 0;
   return {};
 }
 
-Result<void> Reducer::start(std::int32_t layer) {
-  for (int step = 1; step < group_.size(); ++step) {
-    const int peer =
-        (self_ + step) % group_.size();  // everybody starts with another peer: no rank is flooded
-    comm::ConstPieces pieces;
-    for (const std::int64_t index : owners_.blocks_of(layer, peer))
-      pieces.push_back(sums_.bytes(blocks_.block(index)));
-    if (!pieces.empty())
-      sends_.push_back(world_.send(group_.world_ranks[static_cast<std::size_t>(peer)],
-                                   comm::Channel::reduce, std::move(pieces)));
+Result<void> Reducer::done(std::int32_t layer, bool tied) {
+  for (std::int32_t index = 0; index < exchange_.count(); ++index) {
+    const Unit& unit = exchange_.unit(index);
+    if (tied ? !unit.adds_tied || unit.tied_layer != layer : !unit.adds_home || unit.layer != layer)
+      continue;
+    bool& awaited = tied ? progress_of(index).awaits_tied : progress_of(index).awaits_home;
+    EW_CHECK(awaited, "the sums of layer {} were done before", layer);
+    awaited = false;
   }
-  if (!owners_.blocks_of(layer, self_).empty()) {
-    // Fast mode depends on the order of addition: by rank, whatever the order of arrival.
-    for (int peer = 0; peer < group_.size(); ++peer)
-      if (peer != self_) incoming_.push_back({.layer = layer, .peer = peer});
+  return start_complete();
+}
+
+Result<void> Reducer::done_rest() {
+  for (Progress& unit : progress_) unit.awaits_home = unit.awaits_tied = false;
+  return start_complete();
+}
+
+/// A unit that is complete early waits for those before it: peers receive in this order.
+Result<void> Reducer::start_complete() {
+  if (exchange_.count() == 0) return {};
+  const auto order = exchange_.order_of(exchange_.world_rank());
+  for (; started_ < order.size(); ++started_) {
+    const Progress& next = progress_of(order[started_]);
+    if (next.awaits_home || next.awaits_tied) break;
+    start(order[started_]);
   }
   return progress();
 }
 
-void Reducer::post() {
-  const std::size_t window = kWindowLayers * static_cast<std::size_t>(group_.size() - 1);
-  for (std::size_t i = 0; i < std::min(window, incoming_.size()); ++i) {
-    Incoming& incoming = incoming_[i];
-    if (incoming.posted) continue;
+void Reducer::start(std::int32_t index) {
+  const Unit& unit = exchange_.unit(index);
+  for (const std::int32_t part : unit.parts) sums_.settle(part);
+  const auto members = static_cast<std::int32_t>(unit.members.size());
+  const std::int32_t self = exchange_.self(index);
+  for (std::int32_t step = 1; step < members; ++step) {
+    // Everybody starts with another peer: no rank is flooded.
+    const auto to = static_cast<std::size_t>((self + step) % members);
+    comm::ConstPieces pieces;
+    for (const std::int64_t block : unit.owned[to])
+      pieces.push_back(sums_.bytes(blocks_.block(block)));
+    if (!pieces.empty())
+      sends_.push_back(world_.send(unit.members[to], comm::Channel::reduce, std::move(pieces)));
+  }
+  progress_of(index).started = true;
+  progress_of(index).next_member = self == 0 ? 1 : 0;
+}
+
+void Reducer::post(Peer& peer) {
+  while (peer.next < peer.units.size() && peer.posted.size() < kWindowUnits) {
+    Incoming incoming{.unit = peer.units[peer.next++]};
+    incoming.member = exchange_.member(incoming.unit, peer.world_rank);
     if (!spare_.empty()) {
       incoming.bytes = std::move(spare_.back());
       spare_.pop_back();
     }
+    const Unit& unit = exchange_.unit(incoming.unit);
     std::size_t total = 0;
-    for (const std::int64_t index : owners_.blocks_of(incoming.layer, self_))
-      total += sums_.bytes(blocks_.block(index)).size();
+    for (const std::int64_t block :
+         unit.owned[static_cast<std::size_t>(exchange_.self(incoming.unit))])
+      total += sums_.bytes(blocks_.block(block)).size();
     incoming.bytes.resize(total);
-    incoming.work = world_.receive(group_.world_ranks[static_cast<std::size_t>(incoming.peer)],
-                                   comm::Channel::reduce, {std::span(incoming.bytes)});
-    incoming.posted = true;
+    incoming.work =
+        world_.receive(peer.world_rank, comm::Channel::reduce, {std::span(incoming.bytes)});
+    peer.posted.push_back(std::move(incoming));
   }
 }
 
+bool Reducer::addable(const Incoming& incoming) {
+  // Own addends overwrite what is there: they come first.
+  const Progress& unit = progress_of(incoming.unit);
+  return unit.started && (sums_.mode() == SumMode::exact || unit.next_member == incoming.member);
+}
+
 void Reducer::add(Incoming& incoming) {
+  const std::int32_t self = exchange_.self(incoming.unit);
   std::span<const std::byte> rest(incoming.bytes);
-  for (const std::int64_t index : owners_.blocks_of(incoming.layer, self_)) {
-    const std::span<std::byte> sums = sums_.bytes(blocks_.block(index));
+  for (const std::int64_t block :
+       exchange_.unit(incoming.unit).owned[static_cast<std::size_t>(self)]) {
+    const std::span<std::byte> sums = sums_.bytes(blocks_.block(block));
     if (sums_.mode() == SumMode::exact)
       add_in<std::int64_t>(rest.first(sums.size()), sums);
     else
       add_in<float>(rest.first(sums.size()), sums);
     rest = rest.subspan(sums.size());
   }
+  std::int32_t& next = progress_of(incoming.unit).next_member;
+  next = incoming.member + 1 == self ? incoming.member + 2 : incoming.member + 1;
   spare_.push_back(std::move(incoming.bytes));
 }
 
-Result<void> Reducer::drain(bool wait) {
-  while (!incoming_.empty()) {
-    post();
-    Incoming& front = incoming_.front();
-    if (!wait && !world_.test(front.work)) return {};
-    EW_TRY(world_.wait(front.work, "receive gradient sums",
-                       Deadline::after(world_.clock(), timeout_)));
-    add(front);
-    incoming_.pop_front();
+/// Adds what has arrived, once round the peers. True when there was something.
+Result<bool> Reducer::drain_once() {
+  bool moved = false;
+  for (Peer& peer : peers_) {
+    post(peer);
+    for (std::size_t i = 0; i < peer.posted.size();) {
+      Incoming& incoming = peer.posted[i];
+      if (!addable(incoming) || !world_.test(incoming.work)) {
+        ++i;
+        continue;
+      }
+      EW_TRY(world_.wait(incoming.work, "receive gradient sums", deadline()));  // tells its error
+      add(incoming);
+      peer.posted.erase(peer.posted.begin() + static_cast<std::ptrdiff_t>(i));
+      moved = true;
+    }
+    post(peer);
+  }
+  return moved;
+}
+
+Result<void> Reducer::progress() {
+  // Nothing can be added before the first unit of this rank is complete; until then the transport's
+  // buffers are better used for activations.
+  while (started_ > 0) {
+    EW_ASSIGN(const bool moved, drain_once());
+    if (!moved) return {};
   }
   return {};
 }
 
-Result<void> Reducer::progress() {
-  return drain(false);
-}
-
 Result<void> Reducer::finish() {
-  return drain(true);
+  EW_CHECK(exchange_.count() == 0 || started_ == exchange_.order_of(exchange_.world_rank()).size(),
+           "{} of {} units are done", started_, exchange_.count());
+  for (;;) {
+    EW_TRY(progress());
+    // All peers were served; now one of them is waited for. There is always one whose addend is
+    // next: in fast mode the lowest of those that are outstanding.
+    const Incoming* next = nullptr;
+    bool outstanding = false;
+    for (const Peer& peer : peers_)
+      for (const Incoming& incoming : peer.posted) {
+        outstanding = true;
+        if (next == nullptr && addable(incoming)) next = &incoming;
+      }
+    if (!outstanding) return {};
+    EW_CHECK(next != nullptr, "gradient sums wait for each other");
+    EW_TRY(world_.wait(next->work, "receive gradient sums", deadline()));
+  }
 }
 
 }  // namespace elaswave::zero

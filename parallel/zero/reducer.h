@@ -1,75 +1,78 @@
-// Reduction of gradient sums to the owners of their blocks, layer by layer, while the backward pass
-// goes on. Integers in exact mode: the order of arrival changes nothing. In fast mode peers are
-// added in rank order.
+// Reduction of gradient sums to the owners of their blocks, unit by unit, while the backward pass
+// goes on. Integers in exact mode: the order of arrival changes nothing. In fast mode the others'
+// sums are added to the owner's own in the order of the members.
 #pragma once
 
 #include <cstdint>
-#include <deque>
 #include <vector>
 
-#include "parallel/comm/group.h"
 #include "parallel/comm/world.h"
-#include "parallel/layout/plan.h"
+#include "parallel/layout/blocks.h"
+#include "parallel/zero/exchange.h"
 #include "parallel/zero/store.h"
 
 namespace elaswave::zero {
 
-/// Which blocks of each layer each member of a group owns: the lists both ends of a transfer build
-/// their pieces from.
-class OwnerLists {
- public:
-  OwnerLists(const layout::BlockTable& blocks, const layout::Plan& plan, std::int32_t stage);
-  std::span<const std::int64_t> blocks_of(std::int32_t layer, std::int32_t replica) const;
-
- private:
-  std::size_t list_index(std::int32_t layer, std::int32_t replica) const {
-    return static_cast<std::size_t>(layer) * static_cast<std::size_t>(replicas_) +
-           static_cast<std::size_t>(replica);
-  }
-
-  std::int32_t replicas_;
-  std::vector<std::vector<std::int64_t>> lists_;  // [layer * replicas + replica]
-};
-
-/// Each layer is started once a step, last layer first, in the same order on every member.
+/// A step: begin_step(), done() for every event of layout::sums_order() in its order, with
+/// progress() in between, finish(). THREADS: the rank's compute thread.
 class Reducer {
  public:
-  /// `group` lists the world rank of each replica of the stage (tensor degree 1) in replica order.
-  /// Memory beside the sums: receive buffers for kWindowLayers layers from every peer.
-  Reducer(comm::World& world, comm::Group group, const layout::BlockTable& blocks,
-          const OwnerLists& owners, GradSums& sums, Nanoseconds timeout);
+  /// Memory beside the sums: for each peer, receive buffers for what this rank owns of
+  /// kWindowUnits units; kept from step to step.
+  static constexpr std::size_t kWindowUnits = 2;
+
+  Reducer(comm::World& world, const ExchangeMap& exchange, const layout::BlockTable& blocks,
+          GradSums& sums, Nanoseconds timeout);
 
   /// Waits until the sums of the last step are no longer being sent; then they may be overwritten.
   Result<void> begin_step();
-  /// The local sums of `layer` are final: sends what others own, and gets ready to receive what
-  /// this rank owns.
-  Result<void> start(std::int32_t layer);
+  /// This rank's addends of `layer` are all there; `tied`: those of the layer to the tied part.
+  /// Starts every unit that became complete, strictly in the order that peers expect. Never blocks.
+  Result<void> done(std::int32_t layer, bool tied);
+  /// done() for all that is left, for a rank that stopped computing but still owes its peers.
+  Result<void> done_rest();
   /// Lets arrived sums be added; never blocks.
   Result<void> progress();
-  /// Returns when this rank's owned blocks of all started layers hold the sums over the group.
+  /// Returns when this rank's owned blocks of all its units hold the sums over their members.
+  /// REQUIRES: every unit is done.
   Result<void> finish();
 
  private:
   struct Incoming {
-    std::int32_t layer = 0;
-    int peer = 0;  // index in the group
+    std::int32_t unit = 0;
+    std::int32_t member = 0;  // that sends it
     comm::Work work;
     std::vector<std::byte> bytes;
-    bool posted = false;
+  };
+  struct Peer {
+    std::int32_t world_rank = 0;
+    std::vector<std::int32_t> units;  // that this rank owns blocks of, in the peer's order
+    std::size_t next = 0;             // of `units`, to be posted
+    std::vector<Incoming> posted;     // at most kWindowUnits
+  };
+  struct Progress {  // of a unit
+    bool awaits_home = false, awaits_tied = false;
+    bool started = false;
+    std::int32_t next_member = 0;  // fast mode: whose addend comes next
   };
 
-  void post();
+  Progress& progress_of(std::int32_t unit) { return progress_[static_cast<std::size_t>(unit)]; }
+  Result<void> start_complete();
+  void start(std::int32_t unit);
+  void post(Peer& peer);
+  bool addable(const Incoming& incoming);
   void add(Incoming& incoming);
-  Result<void> drain(bool wait);
+  Result<bool> drain_once();
+  Deadline deadline() const { return Deadline::after(world_.clock(), timeout_); }
 
   comm::World& world_;
-  comm::Group group_;
-  int self_;
+  const ExchangeMap& exchange_;
   const layout::BlockTable& blocks_;
-  const OwnerLists& owners_;
   GradSums& sums_;
   Nanoseconds timeout_;
-  std::deque<Incoming> incoming_;
+  std::vector<Peer> peers_;
+  std::vector<Progress> progress_;
+  std::size_t started_ = 0;  // units, of order_of(self)
   std::vector<std::vector<std::byte>> spare_;
   std::vector<comm::Work> sends_;
 };

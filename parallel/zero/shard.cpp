@@ -4,13 +4,11 @@ namespace elaswave::zero {
 
 Shard::Shard(const layout::BlockTable& blocks, const layout::Plan& plan, std::int32_t world_rank)
     : version{Step{0}, plan.generation}, blocks_(&blocks) {
-  const layout::Place place = layout::place_of(plan, world_rank);
   for (std::int32_t layer = 0; layer < blocks.layers(); ++layer) {
     layer_begin_.push_back(owned_.size());
-    if (plan.stage_of_layer(layer) != place.stage) continue;
     for (std::int64_t index = blocks.layer_begin(layer); index < blocks.layer_begin(layer + 1);
          ++index) {
-      if (plan.owner[static_cast<std::size_t>(index)] != place.replica) continue;
+      if (plan.owner_rank(blocks, index) != world_rank) continue;
       owned_.push_back({index, elems_});
       elems_ += round_up(blocks.block(index).elems, 16);  // every block starts on a 64-byte line
     }

@@ -1,5 +1,5 @@
-// Memory of this rank for every tensor of its stage: working weights, and gradient sums. One
-// allocation each, made before step 0. Blocks are addressed by (tensor, begin), so any block can be
+// Memory of this rank for the parts it works with: working weights, and gradient sums. One
+// allocation each, made before step 0. Blocks are addressed by (part, begin), so any block can be
 // sent from and received into its place.
 #pragma once
 
@@ -12,15 +12,15 @@
 
 namespace elaswave::zero {
 
-/// One contiguous range for each tensor, 64-byte aligned, zero at first.
+/// One contiguous range for each part, 64-byte aligned, zero at first.
 class TensorStore {
  public:
-  /// `elem_bytes[t]` is the size of one element of tensor t.
+  /// `elem_bytes[p]` is the size of one element of part p; 0: the rank does not hold it.
   TensorStore(const layout::BlockTable& blocks, std::span<const std::int64_t> elem_bytes);
 
-  std::byte* tensor(std::int32_t index) {
-    return memory_.data() + offset_bytes_[static_cast<std::size_t>(index)];
-  }
+  bool holds(std::int32_t part) const { return elem_bytes_[static_cast<std::size_t>(part)] > 0; }
+  /// REQUIRES: the part is held.
+  std::byte* part(std::int32_t index);
   std::span<std::byte> bytes(const layout::Block& block);
   std::int64_t size_bytes() const { return memory_.size_bytes(); }
 
@@ -34,17 +34,19 @@ enum class SumMode { exact, fast };
 /// Gradient sums over the micro-batches of a step: int64 fixed point (exact) or f32 (fast).
 class GradSums {
  public:
+  /// Of every part, or of the parts with held[part] alone (exchange.h, held_parts).
   GradSums(const layout::BlockTable& blocks, SumMode mode);
+  GradSums(const layout::BlockTable& blocks, SumMode mode, const std::vector<bool>& held);
 
   SumMode mode() const { return mode_; }
-  /// Forgets the sums. Nothing is cleared: the first addend of each tensor overwrites.
+  /// Forgets the sums. Nothing is cleared: the first addend of each part overwrites.
   void begin_step();
-  /// True for the first contribution to `tensor` since begin_step(): it must overwrite.
-  bool first_touch(std::int32_t tensor);
-  /// Zeroes the sums of a tensor that got no contribution, so that they can be reduced.
-  void settle(std::int32_t tensor);
+  /// True for the first contribution to `part` since begin_step(): it must overwrite.
+  bool first_touch(std::int32_t part);
+  /// Zeroes the sums of a part that got no contribution, so that they can be reduced.
+  void settle(std::int32_t part);
 
-  std::byte* data(std::int32_t tensor) { return store_.tensor(tensor); }
+  std::byte* data(std::int32_t part) { return store_.part(part); }
   std::span<std::byte> bytes(const layout::Block& block) { return store_.bytes(block); }
   std::int64_t size_bytes() const { return store_.size_bytes(); }
 

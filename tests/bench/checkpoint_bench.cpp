@@ -87,7 +87,7 @@ struct State {
     }
     manifest.tensors = {{"weight", {blocks, kUnitElems}}};
     for (std::int64_t block = 0; block < blocks; ++block) {
-      ranges.push_back({0, block * kUnitElems, kUnitElems});
+      ranges.push_back({0, {{.begin = block * kUnitElems, .elems = kUnitElems}}});
       const auto part = [&](std::size_t kind) -> std::span<const float> {
         return values[kind].subspan(static_cast<std::size_t>(block * kUnitElems), kUnitElems);
       };
@@ -98,8 +98,9 @@ struct State {
     std::vector<Want> all;
     for (std::size_t kind = 0; kind < values.size(); ++kind)
       for (const StateRange& range : ranges)
-        all.push_back({0, static_cast<Kind>(kind), range.begin,
-                       values[kind].subspan(static_cast<std::size_t>(range.begin), kUnitElems)});
+        all.push_back(
+            {0, static_cast<Kind>(kind), range.runs[0].begin,
+             values[kind].subspan(static_cast<std::size_t>(range.runs[0].begin), kUnitElems)});
     return all;
   }
 

@@ -39,7 +39,7 @@ class Rig {
         decoder_(*ops_, stream_, config_, inventory_, parameters_) {}
 
   std::span<float> weights(std::int32_t tensor) {
-    return {reinterpret_cast<float*>(working_.tensor(tensor)),
+    return {reinterpret_cast<float*>(working_.part(tensor)),
             static_cast<std::size_t>(inventory_.tensor(tensor).elems())};
   }
   const spec::Inventory& inventory() const { return inventory_; }

@@ -84,7 +84,7 @@ class Rig {
   std::vector<double> gradient(const std::string& name) {
     std::vector<double> values;
     for (const zero::OwnedBlock& owned : shard_.owned()) {
-      if (inventory_.tensor(blocks_.block(owned.block).tensor).name != name) continue;
+      if (inventory_.tensor(blocks_.block(owned.block).part).name != name) continue;
       const std::span<float> log = shard_.log(owned);
       values.insert(values.end(), log.begin(), log.end());
     }
@@ -115,7 +115,7 @@ class Rig {
   void load(const ReferenceData& data) {
     for (const zero::OwnedBlock& owned : shard_.owned()) {
       const layout::Block& block = blocks_.block(owned.block);
-      const spec::TensorSpec& tensor = inventory_.tensor(block.tensor);
+      const spec::TensorSpec& tensor = inventory_.tensor(block.part);
       const auto weight =
           std::find_if(data.weights.begin(), data.weights.end(),
                        [&](const reference::Weight& w) { return w.name == tensor.name; });

@@ -106,7 +106,8 @@ Result<std::string> save(FileSystem& files, const std::string& directory, const 
   for (std::int32_t t = 0; t < std::ssize(state.tensors); ++t) {
     const std::int64_t elems = state.tensors[static_cast<std::size_t>(t)].elems();
     for (std::int64_t begin = 0; begin < elems; begin += kUnitElems)
-      ranges[turn++ % ranges.size()].push_back({t, begin, std::min(kUnitElems, elems - begin)});
+      ranges[turn++ % ranges.size()].push_back(
+          {t, {{.begin = begin, .elems = std::min(kUnitElems, elems - begin)}}});
   }
   EW_ASSIGN(const std::string folder, checkpoints_of(files, directory));
   const checkpoint::Attempt attempt{manifest.step, manifest.generation, 7};
@@ -119,8 +120,8 @@ Result<std::string> save(FileSystem& files, const std::string& directory, const 
       checkpoint::StateSource& source = sources.emplace_back();
       for (std::size_t kind = 0; kind < source.size(); ++kind)
         source[kind] = std::span(state.values[kind][static_cast<std::size_t>(range.tensor)])
-                           .subspan(static_cast<std::size_t>(range.begin),
-                                    static_cast<std::size_t>(range.elems));
+                           .subspan(static_cast<std::size_t>(range.runs[0].begin),
+                                    static_cast<std::size_t>(range.elems()));
     }
     EW_ASSIGN(const auto shard, checkpoint::ShardFile::create(mine));
     shard->rewind();

@@ -306,15 +306,18 @@ TEST_F(FormatTest, ShardsOfTwoStepsAreFound) {
 TEST(ShardFile, ChecksumsAreThoseOfTheBytesWritten) {
   // Ranges that make runs with a stride, adjacent ones, and short ones; more than one file block.
   std::vector<StateRange> ranges;
-  for (std::int64_t i = 0; i < 40; i += 2) ranges.push_back({0, i * kUnitElems, kUnitElems});
-  ranges.push_back({0, 40 * kUnitElems, 77});
-  ranges.push_back({1, 0, 5});
-  ranges.push_back({2, 0, 1000});
-  ranges.push_back({2, 1000, 30000});
+  const auto add = [&](std::int32_t tensor, std::int64_t begin, std::int64_t elems) {
+    ranges.push_back({tensor, {{begin, elems, elems, 1}}});
+  };
+  for (std::int64_t i = 0; i < 40; i += 2) add(0, i * kUnitElems, kUnitElems);
+  add(0, 40 * kUnitElems, 77);
+  add(1, 0, 5);
+  add(2, 0, 1000);
+  add(2, 1000, 30000);
   std::vector<std::vector<float>> values;
   std::vector<StateSource> sources;
   for (const StateRange& range : ranges) {
-    auto& v = values.emplace_back(static_cast<std::size_t>(range.elems));
+    auto& v = values.emplace_back(static_cast<std::size_t>(range.elems()));
     for (std::size_t i = 0; i < v.size(); ++i) v[i] = static_cast<float>(i) * 0.5f;
     sources.push_back({v, v, v});
   }

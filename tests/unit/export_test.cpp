@@ -234,8 +234,8 @@ std::vector<float> our_logits(const reference::ReferenceData& data, std::int64_t
   zero::TensorStore working(blocks, std::vector<std::int64_t>(inventory.tensors().size(), 4));
   for (std::int64_t index = 0; index < blocks.count(); ++index) {
     const layout::Block& block = blocks.block(index);
-    const reference::Weight& weight = data.weights[static_cast<std::size_t>(block.tensor)];
-    EXPECT_EQ(weight.name, inventory.tensor(block.tensor).name);
+    const reference::Weight& weight = data.weights[static_cast<std::size_t>(block.part)];
+    EXPECT_EQ(weight.name, inventory.tensor(block.part).name);
     std::memcpy(working.bytes(block).data(), weight.values.data() + block.begin,
                 static_cast<std::size_t>(4 * block.elems));
   }
