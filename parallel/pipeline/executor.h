@@ -1,0 +1,82 @@
+// Runs a rank's program: one loop over its actions. Posts receives early, hands boundary matrices
+// from action to action, sends as soon as there is something to send. What an action computes is
+// the StageOps' business.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <vector>
+
+#include "parallel/comm/world.h"
+#include "parallel/pipeline/program.h"
+#include "parallel/pipeline/stage_ops.h"
+
+namespace elaswave::pipeline {
+
+struct ExecutorParts {
+  comm::World& world;
+  const layout::Plan& plan;
+  std::int32_t slice = 0;
+  StageOps& ops;
+  BoundaryShape shape;  // of this rank's slice
+  Nanoseconds timeout = 0;
+  /// Called after every action; lets other traffic move. Must not block.
+  std::function<Result<void>()> between;
+};
+
+/// THREADS: the rank's compute thread. References must outlive the executor.
+class Executor {
+ public:
+  /// Allocates `boundaries` matrices: the most that any program to be run needs.
+  Executor(const ExecutorParts& parts, std::int32_t boundaries);
+
+  /// COLLECTIVE over the ranks of the plan that the programs were lowered from. Returns when all
+  /// actions are done and no send of ours is under way.
+  Result<void> run(const Program& program, Step step, bool evaluate);
+
+  std::int64_t boundary_bytes() const { return memory_.size_bytes(); }
+
+ private:
+  static constexpr std::int32_t kNone = -1;
+  struct Sending {
+    std::int32_t peer = 0;  // world rank
+    std::int32_t matrix = kNone;
+    comm::Work work;
+  };
+  /// What is known of one (chunk, micro-batch) while it is under way.
+  struct Cell {
+    std::int32_t input = kNone, gradient = kNone;  // matrices
+  };
+
+  void begin(const Program& program);
+  Result<void> execute(const Instruction& instruction);
+  void post_receives(std::int32_t until);
+  Result<void> wait_for_send_slot(std::int32_t peer);
+  Result<void> finish_sends();
+  void start_send(const Message& message, std::int32_t matrix);
+  std::int32_t acquire();
+  void release(std::int32_t matrix) { free_.push_back(matrix); }
+  void retire_sends();
+  device::Mat matrix(std::int32_t index);
+  std::span<std::byte> bytes(std::int32_t index);
+  Cell& cell(std::int32_t chunk, std::int32_t micro_batch);
+  std::int32_t peer_rank(const Message& message) const;
+  Deadline deadline() const { return Deadline::after(parts_.world.clock(), parts_.timeout); }
+
+  ExecutorParts parts_;
+  device::Buffer memory_;
+  std::int32_t boundaries_;
+  std::vector<std::int32_t> free_;
+
+  // Of the run under way.
+  const Program* program_ = nullptr;
+  Step step_{};
+  bool evaluate_ = false;
+  std::int32_t posted_ = 0;
+  std::vector<comm::Work> receives_;
+  std::deque<Sending> sending_;  // oldest first
+  std::vector<Cell> cells_;      // [chunk * micro_batches + micro_batch]
+};
+
+}  // namespace elaswave::pipeline
