@@ -1,4 +1,4 @@
-// Floating-point operations of training, for reports (MFU). Pure.
+// Floating-point operations of training, for reports (MFU) and for costs to plan with. Pure.
 #pragma once
 
 #include <cstdint>
@@ -12,5 +12,15 @@ namespace elaswave::spec {
 /// counted at half its square (PaLM appendix B, arXiv 2204.02311, with the causal factor that llm.c
 /// uses).
 double training_flops_per_token(const ModelConfig& config);
+
+/// Of one layer and token, by the action that does them: F, I, W, and R under full recompute.
+/// Integers, so that every rank computes the same. Over all layers, F + I + W is
+/// training_flops_per_token().
+struct LayerFlops {
+  std::int64_t forward = 0, input_gradient = 0, weight_gradient = 0, recompute = 0;
+};
+/// Layer 0 is the embedding (a lookup: none), L + 1 the head, whose gradients are computed with its
+/// forward; in a block the backward of attention belongs to I.
+LayerFlops layer_flops(const ModelConfig& config, std::int64_t layer);
 
 }  // namespace elaswave::spec

@@ -1,0 +1,28 @@
+// A healthy plan with all that can be told of it before it runs. Pure.
+#pragma once
+
+#include <vector>
+
+#include "elastic/plan/healthy.h"
+#include "elastic/plan/prediction.h"
+
+namespace elaswave::plan {
+
+struct Evaluation {
+  HealthyPlan made;
+  pipeline::Costs costs;  // of its chunks, ns
+  StepPrediction step;
+  StepTraffic traffic;
+  std::vector<StageMemory> memory;  // by stage
+
+  /// The stage whose worst rank needs most.
+  const StageMemory& worst() const;
+};
+
+/// The plan is made from counted costs, whatever `profile` says: training makes it so, too. The
+/// profile predicts how long it takes. `request.costs` is ignored. REQUIRES: request and model
+/// agree (tensor degree, recompute).
+Result<Evaluation> evaluate(const spec::MemoryModel& model, HealthyRequest request,
+                            const CostProfile& profile);
+
+}  // namespace elaswave::plan

@@ -1,0 +1,53 @@
+// All layouts that a number of ranks allows, ranked. Pure.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "elastic/plan/evaluate.h"
+
+namespace elaswave::plan {
+
+/// Chunks of a stage are tried up to this number: bubbles shrink with 1 / chunks, messages grow.
+inline constexpr std::int32_t kMostSweptChunks = 4;
+/// Stages of unequal numbers of replicas are tried up to so many replicas in all: they have no
+/// equal pipelines to stand for the rest.
+inline constexpr std::int32_t kMostUnevenReplicas = 64;
+
+struct SweepRequest {
+  const spec::ModelConfig& config;
+  std::int32_t world_size = 1;
+  std::int64_t micro_batch = 1;  // samples
+  std::int64_t micro_batches = 1;
+  DType storage = DType::f32;
+  spec::SumWidth sums = spec::SumWidth::exact;
+  spec::CheckpointImage checkpoints = spec::CheckpointImage::none;
+  double memory_limit = 0;  // bytes of a rank; 0: none
+  CostProfile profile;
+};
+
+struct SweepEntry {
+  std::int32_t tensor = 1, pipeline = 1, chunks = 1;
+  std::string schedule;  // as in HealthyPlan
+  spec::Recompute recompute = spec::Recompute::none;
+  bool uneven = false;  // stages differ in replicas
+  StepPrediction step;
+  double memory = 0;  // of the worst rank, bytes
+  std::int32_t worst_stage = 0;
+  spec::MemoryTerm largest = spec::MemoryTerm::weights;  // of its terms
+};
+
+struct Sweep {
+  std::vector<SweepEntry> fitting;    // fastest first
+  std::vector<SweepEntry> too_large;  // smallest first
+};
+
+/// Tensor degrees that divide world and model, every number of stages and chunks that layers and
+/// ranks allow (see the limits above; a single stage has one chunk and 1F1B), every published
+/// schedule whose precondition holds, the list scheduler where stages differ, all three kinds of
+/// recompute. Equals are ordered by memory, then
+/// as tried.
+Result<Sweep> sweep(const SweepRequest& request);
+
+}  // namespace elaswave::plan
