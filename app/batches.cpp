@@ -34,6 +34,15 @@ Result<layers::MicroBatch> Batches::training(Step step, std::int64_t index, floa
   return layers::MicroBatch{seed_, step, positions_B_, ids_N_, targets_N_, dropout};
 }
 
+layers::MicroBatch Batches::blank(Step step, std::int64_t index, float dropout) {
+  for (std::int64_t slot = 0; slot < micro_batch_; ++slot)
+    positions_B_[static_cast<std::size_t>(slot)] =
+        first_position(step) + index * micro_batch_ + slot;
+  std::ranges::fill(ids_N_, 0);
+  std::ranges::fill(targets_N_, 0);
+  return {seed_, step, positions_B_, ids_N_, targets_N_, dropout};
+}
+
 Result<layers::MicroBatch> Batches::in_order(std::int64_t index) {
   const std::int64_t samples = sampler_.sample_count();
   for (std::int64_t slot = 0; slot < micro_batch_; ++slot)

@@ -20,6 +20,8 @@ class Batches {
   /// Reads micro-batch `index` of `step` into the buffers of this object, which the result views
   /// until the next call.
   Result<layers::MicroBatch> training(Step step, std::int64_t index, float dropout);
+  /// The same without the tokens (zeros): stands in for a micro-batch that could not be read.
+  layers::MicroBatch blank(Step step, std::int64_t index, float dropout);
   /// Reads the `index`-th micro-batch of the stream in file order, for validation.
   Result<layers::MicroBatch> in_order(std::int64_t index);
 

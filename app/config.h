@@ -48,7 +48,15 @@ struct Config {
     bool val_last = true;             // also after the last step when data.val is given
     std::string dump_state;           // file; empty: none
     bool fresh = false;               // start at step 0 although there are checkpoints
+    std::string recompute = "none";   // none | selective | full
   } train;
+
+  struct Parallel {
+    std::int64_t tp = 1;            // tensor degree
+    std::int64_t pp = 1;            // stages
+    std::int64_t chunks = 1;        // of each stage
+    std::string schedule = "auto";  // auto | gpipe | 1f1b | interleaved | zb-h1 | zbv
+  } parallel;
 
   struct Checkpoint {
     std::string dir;              // empty: log.dir; no checkpoints when both are empty
@@ -58,6 +66,11 @@ struct Config {
     std::int64_t keep_every = 0;  // multiples of so many steps are kept for ever; 0: none
     bool verify = true;           // read back before it counts
   } checkpoint;
+
+  struct Profile {
+    std::string trace;       // file; empty: none
+    std::int64_t steps = 5;  // in the trace: the last ones of the run
+  } profile;
 
   struct Numerics {
     std::string mode = "exact";  // exact | fast

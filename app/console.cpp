@@ -72,6 +72,11 @@ std::string Console::bar(const StepReport& report) const {
                      spec_.steps, report.record.loss, remaining(step));
 }
 
+void Console::note(const std::string& text) {
+  std::printf("%s%s\n", mode_ == ConsoleMode::bar ? "\r\033[K" : "", text.c_str());
+  std::fflush(stdout);
+}
+
 void Console::step(const StepReport& report) {
   const double seconds = static_cast<double>(report.duration) / static_cast<double>(kSecond);
   mean_seconds_ =

@@ -22,6 +22,8 @@ class Console {
   /// An aligned two-column table.
   void table(const Rows& rows);
   void step(const StepReport& report);
+  /// A line of its own.
+  void note(const std::string& text);
   /// Work by rank and their sums, then "done step=20 loss=1.234567 digest=0123456789abcdef" as the
   /// last line
   /// ("stopped ..." when the run was asked to stop).

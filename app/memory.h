@@ -4,22 +4,20 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
-#include "app/run_spec.h"
+#include "io/base/error.h"
+#include "model/spec/memory.h"
 
 namespace elaswave::app {
 
-/// Memory of one rank by purpose, bytes.
-struct MemoryUse {
-  double working = 0, sums = 0, optimizer = 0, activations = 0, logits = 0, checkpoint = 0;
-  double total() const { return working + sums + optimizer + activations + logits + checkpoint; }
-  /// "weights 475.0 MiB, gradient sums 950.0 MiB, ..."
-  std::string text() const;
-};
+/// "weights 475.0 MiB, gradient sums 950.0 MiB, ...": the terms that are not zero.
+std::string memory_text(const spec::MemoryTable& use);
 
-/// From shapes alone (padding of a few lines left out), for the rank that owns most. Numbers are
-/// doubles because legal keys can ask for more than 2^63 bytes.
-MemoryUse estimate_memory(const RunSpec& spec, std::int64_t world_size);
+/// Terms whose measured size is more than a tenth off the planned one: "stashes 1.0 MiB planned,
+/// 1.5 MiB measured". Terms that were not measured (0) are passed over.
+std::vector<std::string> memory_differences(const spec::MemoryTable& planned,
+                                            const spec::MemoryTable& measured);
 
 /// Memory of this host within the limit of the control group, bytes; 0 where the system does not
 /// say. What is free is not asked: it depends on which rank looks first, and ranks must not judge
@@ -28,7 +26,7 @@ double host_memory();
 
 /// Code::does_not_fit when `use` exceeds an equal share of `host` bytes (0: unknown, everything
 /// fits).
-Result<void> check_memory(const MemoryUse& use, double host, std::int64_t ranks_on_host);
+Result<void> check_memory(const spec::MemoryTable& use, double host, std::int64_t ranks_on_host);
 
 /// "38.6M", "1.24 GiB".
 std::string count_text(double count);

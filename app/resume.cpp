@@ -66,7 +66,7 @@ checkpoint::Facts manifest_facts(const RunFacts& facts) {
           {"numeric_class", facts.numeric_class},
           {"numeric_fingerprint", hex(facts.fingerprint)},
           {"fraction_bits", fmt::format("{}", kernels::kFractionBits)},
-          {"tensor_degree", "1"},
+          {"tensor_degree", fmt::format("{}", facts.tensor_degree)},
           {"ranks", fmt::format("{}", facts.ranks)}};
 }
 

@@ -22,6 +22,7 @@ struct RunFacts {
   std::string numeric_class;
   std::uint64_t fingerprint = 0;  // of the kernels
   std::int64_t ranks = 1;
+  std::int64_t tensor_degree = 1;
 };
 checkpoint::Facts manifest_facts(const RunFacts& facts);
 

@@ -1,9 +1,11 @@
 #include "app/run_spec.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "io/base/hash.h"
 #include "model/layers/parameters.h"
+#include "model/spec/inventory.h"
 
 namespace elaswave::app {
 namespace {
@@ -16,6 +18,22 @@ optim::LrSchedule lr_schedule(const std::string& name) {
   if (name == "linear") return optim::LrSchedule::linear;
   if (name == "constant") return optim::LrSchedule::constant;
   return optim::LrSchedule::cosine;
+}
+
+LayoutSpec resolve_layout(const Config::Parallel& parallel) {
+  LayoutSpec layout{.tensor = static_cast<std::int32_t>(parallel.tp),
+                    .pipeline = static_cast<std::int32_t>(parallel.pp),
+                    .chunks = static_cast<std::int32_t>(parallel.chunks)};
+  using enum pipeline::Schedule;
+  for (const pipeline::Schedule schedule : {gpipe, one_f_one_b, interleaved, zb_h1, zbv})
+    if (pipeline::name(schedule) == parallel.schedule) layout.schedule = schedule;
+  return layout;
+}
+
+layers::Recompute resolve_recompute(const std::string& name) {
+  if (name == "selective") return layers::Recompute::selective;
+  if (name == "full") return layers::Recompute::full;
+  return layers::Recompute::none;
 }
 
 optim::AdamWConfig resolve_adamw(const Config::Train& train) {
@@ -33,7 +51,9 @@ optim::AdamWConfig resolve_adamw(const Config::Train& train) {
 }
 
 Result<void> check_exact_sums(const RunSpec& spec, double epsilon) {
-  const std::int64_t contributions = 1 + kernels::loss_contributions(spec.tokens_per_micro_batch());
+  // The tied embedding has most addends, unless every slice adds to a replicated tensor.
+  const std::int64_t contributions = std::max<std::int64_t>(
+      1 + kernels::loss_contributions(spec.tokens_per_micro_batch()), spec.layout.tensor);
   const float limit = layers::addend_limit(spec.micro_batches, contributions);
   if (limit < kLeastAddendLimit)
     return fail(
@@ -77,6 +97,9 @@ Result<RunSpec> resolve(const Config& config) {
            "global batch {}, micro-batch {}", train.global_batch, train.micro_batch);
   spec.sum_mode = config.numerics.mode == "fast" ? zero::SumMode::fast : zero::SumMode::exact;
   spec.adamw = resolve_adamw(train);
+  spec.layout = resolve_layout(config.parallel);
+  spec.recompute = resolve_recompute(train.recompute);
+  EW_TRY(spec::check_tensor_degree(spec.model, config.parallel.tp));
   spec.non_finite = train.non_finite == "skip" ? NonFinite::skip : NonFinite::stop;
   spec.seed = static_cast<std::uint64_t>(train.seed);
   spec.steps = train.steps;
@@ -111,7 +134,7 @@ std::uint64_t RunSpec::recipe_hash() const {
                                lr.wsd_decay_fraction, adamw.beta1, adamw.beta2, adamw.epsilon,
                                adamw.weight_decay, adamw.clip, micro_batch, micro_batches, steps,
                                stop_at, val_every, val_batches) +
-                   fmt::format("{} {} | {} {} {}", val_last, digest_every,
+                   fmt::format("{} | {} {} | {} {} {}", layout.tensor, val_last, digest_every,
                                !checkpoint.directory.empty(), checkpoint.every, checkpoint.last));
 }
 

@@ -2,13 +2,16 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "app/config.h"
 #include "io/base/clock.h"
 #include "io/base/error.h"
+#include "model/layers/context.h"
 #include "model/optim/commit.h"
 #include "model/spec/config.h"
+#include "parallel/pipeline/schedule.h"
 #include "parallel/zero/store.h"
 
 namespace elaswave::app {
@@ -24,12 +27,22 @@ struct CheckpointSpec {
   bool verify = true;
 };
 
+/// How the work is laid out: nothing of it changes the trained bits, but for the tensor degree.
+struct LayoutSpec {
+  std::int32_t tensor = 1;                     // degree
+  std::int32_t pipeline = 1;                   // stages
+  std::int32_t chunks = 1;                     // of each stage
+  std::optional<pipeline::Schedule> schedule;  // nothing: the best that the layout allows
+};
+
 struct RunSpec {
   spec::ModelConfig model;
   DType storage = DType::f32;
   zero::SumMode sum_mode = zero::SumMode::exact;
   optim::AdamWConfig adamw;
   NonFinite non_finite = NonFinite::stop;
+  LayoutSpec layout;
+  layers::Recompute recompute = layers::Recompute::none;
   std::uint64_t seed = 0;
   std::int64_t steps = 0;          // the last step
   std::int64_t stop_at = 0;        // 0: never; otherwise stop after this step as if asked

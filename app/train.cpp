@@ -14,10 +14,12 @@
 #include "app/console.h"
 #include "app/exit_report.h"
 #include "app/launch_rules.h"
+#include "app/layout.h"
 #include "app/memory.h"
 #include "app/resume.h"
 #include "app/run_directory.h"
 #include "app/start.h"
+#include "app/trace.h"
 #include "app/trainer.h"
 #include "io/base/hash.h"
 #include "io/base/log.h"
@@ -53,10 +55,17 @@ bool stop_requested() {
                              [&](int signal) { return sigismember(&pending, signal) == 1; });
 }
 
+/// A trace needs more than the last moments.
+std::size_t flight_capacity(const Config& config) {
+  constexpr std::size_t kTraceEvents = 1 << 17;
+  return config.profile.trace.empty() ? kFlightCapacity : kTraceEvents;
+}
+
 Result<std::unique_ptr<comm::World>> make_world(const Config& config) {
   if (comm::started_by_mpi_launcher())
-    return comm::make_mpi_world({.checksum = config.comm.checksum});
-  return comm::make_solo_world({});
+    return comm::make_mpi_world(
+        {.checksum = config.comm.checksum, .flight_capacity = flight_capacity(config)});
+  return comm::make_solo_world({}, flight_capacity(config));
 }
 
 int ranks_on_host() {
@@ -88,7 +97,8 @@ struct LocalSetup {
   std::optional<CheckpointSetup> checkpoint;
   std::vector<FileLock> locks;  // the reporter's, on the directories of the run
   std::unique_ptr<Trainer> trainer;
-  MemoryUse memory;
+  plan::HealthyPlan plan;
+  spec::MemoryTable memory;  // planned, of the rank that needs most
   StartIdentity identity;
   std::vector<std::pair<std::string, double>> timeline;  // phase, ms
 };
@@ -104,7 +114,8 @@ Result<void> build(const Settings& settings, comm::World& world, LocalSetup& set
     mark = now;
   };
   EW_ASSIGN(setup.spec, resolve(config));
-  setup.memory = estimate_memory(setup.spec, world.size());
+  EW_ASSIGN(setup.plan, healthy_plan(setup.spec, world.size(), world.generation()));
+  setup.memory = worst_memory(setup.spec, setup.plan.plan);
   EW_TRY(check_memory(setup.memory, host_memory(), ranks_on_host()));
   EW_ASSIGN(setup.ops, kernels::make_cpu_ops(isa_of(config)));
   setup.stream = std::make_unique<device::CpuStream>(thread_count(config));
@@ -138,7 +149,8 @@ Result<void> build(const Settings& settings, comm::World& world, LocalSetup& set
                                  .tokenizer = setup.train->tokenizer(),
                                  .numeric_class = setup.ops->numeric_class(),
                                  .fingerprint = fingerprint,
-                                 .ranks = world.size()})});
+                                 .ranks = world.size(),
+                                 .tensor_degree = setup.spec.layout.tensor})});
   }
   EW_ASSIGN(
       setup.trainer,
@@ -148,7 +160,8 @@ Result<void> build(const Settings& settings, comm::World& world, LocalSetup& set
                                    .train = *setup.train,
                                    .val = setup.val ? &*setup.val : nullptr,
                                    .stop = stop_requested,
-                                   .checkpoint = setup.checkpoint ? &*setup.checkpoint : nullptr}));
+                                   .checkpoint = setup.checkpoint ? &*setup.checkpoint : nullptr,
+                                   .plan = &setup.plan.plan}));
   lap("weights");
   setup.identity = {
       .numeric_class = setup.ops->numeric_class(),
@@ -170,7 +183,7 @@ std::optional<Error> set_up(const Settings& settings, comm::World& world, LocalS
                  .what = "the system refused memory",
                  .where = fmt::format("rank {}, at start", world.world_rank()),
                  .why = fmt::format("the run needs {} a rank: {}", bytes_text(setup.memory.total()),
-                                    setup.memory.text()),
+                                    memory_text(setup.memory)),
                  .fix = "use a smaller train.micro_batch or model.context, or a smaller model"};
   }
 }
@@ -188,7 +201,7 @@ std::string checkpoint_row(const RunSpec& spec, const std::optional<Restored>& r
 }
 
 Console::Rows start_rows(const Settings& settings, const LocalSetup& setup,
-                         const std::optional<Restored>& restored, const comm::World& world) {
+                         const std::optional<Restored>& restored) {
   const RunSpec& spec = setup.spec;
   const spec::ModelConfig& model = spec.model;
   std::string timeline;
@@ -208,16 +221,16 @@ Console::Rows start_rows(const Settings& settings, const LocalSetup& setup,
       {"batch",
        fmt::format("{} samples = {} micro-batches of {}; {} tokens a step", spec.global_batch(),
                    spec.micro_batches, spec.micro_batch, spec.tokens_per_step())},
-      {"layout", fmt::format("{} rank{}, data parallel; {} compute thread{} a rank", world.size(),
-                             world.size() == 1 ? "" : "s", setup.stream->pool().threads(),
-                             setup.stream->pool().threads() == 1 ? "" : "s")},
+      {"layout",
+       fmt::format("{}; {} compute thread{} a rank", layout_text(spec, setup.plan),
+                   setup.stream->pool().threads(), setup.stream->pool().threads() == 1 ? "" : "s")},
       {"work",
        fmt::format("{} flop a step", count_text(spec::training_flops_per_token(model) *
                                                 static_cast<double>(spec.tokens_per_step())))},
       {"numerics", fmt::format("{}, class {}, fingerprint {:016x}", settings.config.numerics.mode,
                                setup.identity.numeric_class, setup.identity.fingerprint)},
       {"memory (a rank)",
-       fmt::format("{}: {}", bytes_text(setup.memory.total()), setup.memory.text())},
+       fmt::format("{}: {}", bytes_text(setup.memory.total()), memory_text(setup.memory))},
       {"checkpoints", checkpoint_row(spec, restored)},
       {"steps", fmt::format("{}, seed {}", spec.steps, spec.seed)},
       {"launcher", launcher_note()},
@@ -258,6 +271,10 @@ class Reporter final : public StepObserver {
       }
     }
     console_.step(report);
+    if (report.bubble)
+      console_.note(fmt::format(
+          "first step: {:.0f} % of the ranks' time was idle; {} resident here",
+          100 * *report.bubble, bytes_text(static_cast<double>(peak_resident_bytes()))));
     return {};
   }
 
@@ -290,7 +307,8 @@ Result<void> draw_identity(comm::World& world, CheckpointSetup& setup, Nanosecon
 void warn_of_small_disk(const LocalSetup& setup, std::int64_t ranks) {
   const CheckpointSetup& checkpoint = *setup.checkpoint;
   const auto free = setup.files->free_bytes(checkpoint.directory);
-  const double each = setup.trainer->memory().checkpoint * static_cast<double>(ranks);
+  const double each =
+      setup.trainer->memory()[spec::MemoryTerm::checkpoint] * static_cast<double>(ranks);
   const double wanted = each * static_cast<double>(checkpoint.retention.keep + 1);
   if (free && static_cast<double>(*free) < wanted)
     log_warn("{} has {} left; {} checkpoints of {} and one being written want {}",
@@ -326,6 +344,31 @@ Result<std::optional<Restored>> resume(const Settings& settings, comm::World& wo
         }
         return check_changes(changes, path);
       });
+}
+
+/// COLLECTIVE. Writes the Chrome trace of the last steps. A disk that fails costs the trace alone.
+Result<void> trace(const Settings& settings, comm::World& world, const LocalSetup& setup, Step last,
+                   Console& console) {
+  const Config& config = settings.config;
+  const Step first{std::max<std::int64_t>(1, raw(last) - config.profile.steps + 1)};
+  EW_ASSIGN(const auto traces, collect_traces(world, comm::everyone(world), setup.plan.plan, first,
+                                              config.comm.timeout_ms * kMillisecond));
+  if (world.world_rank() != 0) return {};
+  const auto written = write_trace(traces, config.profile.trace);
+  if (!written)
+    log_error("{}", written.error().text());
+  else
+    console.note(fmt::format("trace of steps {} to {} in {}; communication: {}", raw(first),
+                             raw(last), config.profile.trace, *written));
+  return {};
+}
+
+/// What is allocated should be what was planned; a person who tunes a layout relies on it.
+void warn_of_memory(const LocalSetup& setup, int world_rank) {
+  const layout::Plan& plan = setup.plan.plan;
+  const spec::MemoryTable planned = memory_at(setup.spec, plan, layout::place_of(plan, world_rank));
+  for (const std::string& difference : memory_differences(planned, setup.trainer->memory()))
+    log_warn("memory is not as planned: {}", difference);
 }
 
 /// What went wrong with the disk never stops training; the exit code tells.
@@ -387,13 +430,16 @@ Result<int> run_train(const Settings& settings) {
   EW_TRY(agree_start(*world, failure, setup.identity, timeout));
 
   Console console(console_mode(config), config.log.every, setup.spec);
-  if (reporter) console.table(start_rows(settings, setup, restored, *world));
+  if (reporter) console.table(start_rows(settings, setup, restored));
+  warn_of_memory(setup, world->world_rank());
   SilentObserver silent;
   Reporter reports(console, std::move(log), setup.spec.tokens_per_step());
   StepObserver& observer = reporter ? static_cast<StepObserver&>(reports) : silent;
   EW_ASSIGN(const RunSummary summary, setup.trainer->run(observer));
   Result<void> dumped;
   if (!config.train.dump_state.empty()) dumped = setup.trainer->dump_state(config.train.dump_state);
+  if (!config.profile.trace.empty() && dumped)
+    EW_TRY(trace(settings, *world, setup, summary.last_step, console));
   if (reporter) console.finish(summary);  // also when the dump failed: the run itself is done
   EW_TRY(dumped);
   EW_TRY(world->close(Deadline::after(world->clock(), timeout)));

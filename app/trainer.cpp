@@ -3,10 +3,11 @@
 #include <algorithm>
 #include <cstring>
 
+#include "app/layout.h"
 #include "app/state_dump.h"
-#include "elastic/plan/healthy.h"
 #include "io/base/log.h"
 #include "model/gpt/init.h"
+#include "model/optim/digest.h"
 #include "parallel/comm/group.h"
 
 namespace elaswave::app {
@@ -23,9 +24,38 @@ std::string first_names(const std::vector<std::string>& names) {
   return text;
 }
 
-layers::Context context_of(const RunSpec& spec, const TrainerParts& parts) {
-  return {parts.ops, parts.stream, spec.model, spec.micro_batch, spec.storage};
+Result<layout::Plan> make_plan(const RunSpec& spec, const TrainerParts& parts) {
+  if (parts.plan == nullptr) {
+    EW_ASSIGN(plan::HealthyPlan made,
+              healthy_plan(spec, parts.world.size(), parts.world.generation()));
+    return std::move(made.plan);
+  }
+  const spec::Inventory inventory(spec.model, spec.storage, spec.layout.tensor);
+  if (std::string fault = layout::find_fault(*parts.plan, inventory.blocks(), parts.world.size());
+      !fault.empty())
+    return fail({.code = Code::usage, .what = "the plan is not sound", .why = std::move(fault)});
+  return *parts.plan;
 }
+
+/// What the rank does between actions: entered in the flight recorder, named in hang reports.
+class Phase {
+ public:
+  Phase(comm::World& world, Step step, FlightPhase phase, std::string_view name)
+      : world_(world),
+        handle_(world.recorder().compute.start({.begin = world.clock().now(),
+                                                .step = step,
+                                                .kind = FlightKind::phase,
+                                                .detail = static_cast<std::uint8_t>(phase)})) {
+    world.set_activity({step, name});
+  }
+  ~Phase() { world_.recorder().compute.finish(handle_, world_.clock().now()); }
+  Phase(const Phase&) = delete;
+  Phase& operator=(const Phase&) = delete;
+
+ private:
+  comm::World& world_;
+  std::uint64_t handle_;
+};
 
 }  // namespace
 
@@ -36,9 +66,7 @@ Result<std::unique_ptr<Trainer>> Trainer::create(const RunSpec& spec, const Trai
     EW_TRY(parts.val->sample_count(spec.model.context));
     EW_TRY(parts.val->check_vocab(spec.model.vocab));
   }
-  const layout::BlockTable blocks = spec::Inventory(spec.model, spec.storage).blocks();
-  EW_ASSIGN(layout::Plan plan, plan::healthy_plan(blocks, parts.world.size(), spec.micro_batches,
-                                                  parts.world.generation()));
+  EW_ASSIGN(layout::Plan plan, make_plan(spec, parts));
   std::unique_ptr<Trainer> trainer(new Trainer(spec, parts, std::move(plan)));
   if (parts.checkpoint != nullptr) {
     EW_ASSIGN(trainer->checkpointer_, Checkpointer::create({.setup = *parts.checkpoint,
@@ -57,10 +85,10 @@ Trainer::Trainer(const RunSpec& spec, const TrainerParts& parts, layout::Plan pl
       parts_(parts),
       plan_(std::move(plan)),
       group_(comm::everyone(parts.world)),
-      inventory_(spec.model, spec.storage),
+      inventory_(spec.model, spec.storage, spec.layout.tensor),
       blocks_(inventory_.blocks()),
       place_(layout::place_of(plan_, parts.world.world_rank())),
-      micro_batches_(layout::micro_batches_of(plan_, place_)),
+      share_(std::ssize(layout::micro_batches_of(plan_, place_))),
       exchange_(blocks_, plan_, parts.world.world_rank()),
       shard_(blocks_, plan_, parts.world.world_rank()),
       working_(blocks_, gpt::working_bytes(inventory_, zero::held_parts(plan_, blocks_,
@@ -68,9 +96,22 @@ Trainer::Trainer(const RunSpec& spec, const TrainerParts& parts, layout::Plan pl
       sums_(blocks_, spec.sum_mode, zero::held_parts(plan_, blocks_, parts.world.world_rank())),
       reducer_(parts.world, exchange_, blocks_, sums_, spec.timeout),
       gatherer_(parts.world, exchange_, blocks_, working_, spec.timeout),
-      parameters_(inventory_, working_),
-      gradients_(inventory_, sums_, spec.micro_batches, spec.tokens_per_micro_batch()),
-      stage_(context_of(spec_, parts), inventory_, parameters_, gradients_),
+      parameters_(inventory_, working_, place_.slice),
+      gradients_(inventory_, sums_, spec.micro_batches, spec.tokens_per_micro_batch(),
+                 place_.slice),
+      runner_({.world = parts.world,
+               .spec = spec_,
+               .plan = plan_,
+               .place = place_,
+               .inventory = inventory_,
+               .ops = parts.ops,
+               .stream = parts.stream,
+               .parameters = parameters_,
+               .gradients = gradients_,
+               .ready = [this](std::int32_t layer) { return ready(layer); },
+               .sums_done = [this](std::int32_t layer,
+                                   bool tied) { return reducer_.done(layer, tied); },
+               .between = [this] { return reducer_.progress(); }}),
       batches_(parts.train, spec.seed, spec.model.context, spec.model.vocab, spec.micro_batch,
                spec.global_batch()) {
   if (parts.val != nullptr)
@@ -141,28 +182,40 @@ Result<StepReport> Trainer::run_step(Step step) {
   EW_TRY(compute(step, vote));
 
   world.probe(Point::before_reduce);
-  EW_TRY(reducer_.finish());
+  {
+    const Phase phase(world, step, FlightPhase::reduce, "reduce");
+    EW_TRY(reducer_.finish());
+  }
   world.probe(Point::after_reduce);
-  optim::log_gradients(parts_.ops, parts_.stream, blocks_, shard_, sums_, spec_.micro_batches,
-                       vote);
+  {
+    const Phase phase(world, step, FlightPhase::log, "log");
+    optim::log_gradients(parts_.ops, parts_.stream, blocks_, shard_, sums_, spec_.micro_batches,
+                         vote);
+  }
   world.probe(Point::after_log);
 
   EW_ASSIGN(const optim::CommitRecord record, commit(step, vote));
 
   if (checkpointer_) checkpointer_->wait_captured();
-  EW_TRY(gatherer_.begin_apply());
-  world.probe(Point::during_apply);
-  optim::apply(parts_.ops, parts_.stream, inventory_, blocks_, shard_, record, working_);
-  updates_ = record.updates;
+  {
+    const Phase phase(world, step, FlightPhase::update, "update");
+    EW_TRY(gatherer_.begin_apply());
+    world.probe(Point::during_apply);
+    optim::apply(parts_.ops, parts_.stream, inventory_, blocks_, shard_, record, working_);
+    updates_ = record.updates;
+  }
   world.probe(Point::after_apply);
 
   gatherer_.start(shard_.version);  // overlaps with the next forward pass
   world.probe(Point::after_gather);
 
+  if (!profiled_) EW_TRY(measure_bubble(step, begin));
+
   StepReport report{.record = record,
                     .samples = batches_.samples_after(step),
                     .tokens = last_.tokens + spec_.tokens_per_step(),
-                    .duration = world.clock().now() - begin};
+                    .duration = world.clock().now() - begin,
+                    .bubble = std::exchange(bubble_, std::nullopt)};
   const bool last = raw(step) == spec_.steps || raw(step) == spec_.stop_at || stop_agreed_;
   if (last || (spec_.digest_every > 0 && raw(step) % spec_.digest_every == 0)) {
     EW_ASSIGN(report.digest, digest());
@@ -174,58 +227,70 @@ Result<StepReport> Trainer::run_step(Step step) {
   return report;
 }
 
+Result<void> Trainer::ready(std::int32_t layer) {
+  EW_TRY(gatherer_.wait(layer));
+  EW_CHECK(gatherer_.version(layer) == shard_.version,
+           "layer {} has working weights of step {}, the state is at {}", layer,
+           raw(gatherer_.version(layer).step), raw(shard_.version.step));
+  return {};
+}
+
 Result<void> Trainer::compute(Step step, optim::CommitVote& vote) {
   EW_TRY(reducer_.begin_step());
   sums_.begin_step();
   gradients_.clear_flags();
-  for (const std::int64_t index : micro_batches_)
-    EW_TRY(run_micro_batch(step, index, index == micro_batches_.back(), vote));
-  // A rank without a share, or whose samples could not be read, still owes its peers its (empty)
-  // sums.
-  if (micro_batches_.empty() || data_error_) EW_TRY(reducer_.done_rest());
+  parts_.world.probe(Point::before_forward);
+  EW_ASSIGN(
+      const Tally tally,
+      runner_.train(
+          step,
+          [&](std::int64_t index) { return batches_.training(step, index, spec_.model.dropout); },
+          [&](std::int64_t index) { return batches_.blank(step, index, spec_.model.dropout); }));
+  parts_.world.probe(Point::after_backward);
+  // A replica without a share still owes its peers its (empty) sums.
+  if (share_ == 0) EW_TRY(reducer_.done_rest());
+  computed_ += share_;
+  add(tally, vote);
   if (!gradients_.bad_tensors().empty()) vote.bad_ranks = 1;
-  vote.data_failures = data_error_ ? 1 : 0;
   vote.stop_requests = asked_to_stop() ? 1 : 0;
   if (checkpointer_) checkpointer_->vote(vote);
   return {};
 }
 
-Result<void> Trainer::run_micro_batch(Step step, std::int64_t index, bool last,
-                                      optim::CommitVote& vote) {
-  if (data_error_) return {};
-  auto batch = batches_.training(step, index, spec_.model.dropout);
-  if (!batch) {
-    data_error_ = std::move(batch).error();
-    return {};
+Result<void> Trainer::measure_bubble(Step step, Nanoseconds begin) {
+  profiled_ = true;
+  Nanoseconds end = begin;
+  std::int64_t busy = 0;
+  for (const FlightEvent& event : parts_.world.recorder().compute.snapshot()) {
+    if (event.kind != FlightKind::action || event.step != step || event.end == 0) continue;
+    busy += event.end - event.begin;
+    end = std::max(end, event.end);
   }
-  const auto ready = [this](std::int32_t layer) -> Result<void> {
-    EW_TRY(gatherer_.wait(layer));
-    EW_CHECK(gatherer_.version(layer) == shard_.version,
-             "layer {} has working weights of step {}, the state is at {}", layer,
-             raw(gatherer_.version(layer).step), raw(shard_.version.step));
-    return reducer_.progress();
-  };
-  parts_.world.probe(Point::before_forward);
-  EW_TRY(stage_.forward(*batch, ready));
-  parts_.world.probe(Point::after_forward);
-  EW_TRY(stage_.backward(*batch, [this, last](std::int32_t layer) -> Result<void> {
-    return last ? reduce_layer(layer) : Result<void>{};
-  }));
-  parts_.world.probe(Point::after_backward);
-
-  if (!gpt::add_losses(stage_.losses(), vote.loss)) vote.bad_ranks = 1;
-  vote.tokens += spec_.tokens_per_micro_batch();
-  vote.micro_batches += 1;
-  ++computed_;
+  const std::int64_t mine[] = {busy, end - begin};
+  std::vector<std::int64_t> all(2 * static_cast<std::size_t>(group_.size()));
+  EW_TRY(comm::all_gather(parts_.world, group_, std::as_bytes(std::span(mine)),
+                          std::as_writable_bytes(std::span(all)), "bubble", deadline()));
+  std::int64_t total = 0, longest = 0;
+  for (std::size_t rank = 0; rank < all.size(); rank += 2) {
+    total += all[rank];
+    longest = std::max(longest, all[rank + 1]);
+  }
+  if (longest > 0)
+    bubble_ = 1 - static_cast<double>(total) / (static_cast<double>(longest) * group_.size());
   return {};
 }
 
-Result<void> Trainer::reduce_layer(std::int32_t layer) {
-  if (layer == inventory_.layers() - 1) EW_TRY(reducer_.done(layer, true));
-  return reducer_.done(layer, false);
+void Trainer::add(const Tally& tally, optim::CommitVote& vote) {
+  vote.loss.add(tally.loss);
+  vote.tokens += tally.tokens;
+  vote.micro_batches += tally.micro_batches;
+  if (tally.bad) vote.bad_ranks = 1;
+  if (tally.data_error) data_error_ = tally.data_error;
+  vote.data_failures = data_error_ ? 1 : 0;
 }
 
 Result<optim::CommitRecord> Trainer::commit(Step step, const optim::CommitVote& vote) {
+  const Phase phase(parts_.world, step, FlightPhase::commit, "commit");
   parts_.world.probe(Point::before_commit);
   std::vector<std::int64_t> words = vote.words();
   EW_TRY(comm::all_reduce_sum(parts_.world, group_, words, "commit point", deadline()));
@@ -278,6 +343,7 @@ tl::unexpected<Error> Trainer::data_failure(const optim::CommitVote& total) cons
 }
 
 Result<std::uint64_t> Trainer::digest() {
+  const Phase phase(parts_.world, shard_.version.step, FlightPhase::digest, "digest");
   optim::DigestSums sums =
       optim::digest_sums(parts_.ops, parts_.stream, inventory_, blocks_, shard_);
   EW_TRY(comm::all_reduce_sum(parts_.world, group_, sums, "state digest", deadline()));
@@ -288,32 +354,34 @@ Result<std::optional<double>> Trainer::validate() {
   const std::int64_t available = val_batches_->in_order_count();
   const std::int64_t count =
       spec_.val_batches == 0 ? available : std::min(spec_.val_batches, available);
-  optim::CommitVote vote;
-  const auto ready = [this](std::int32_t layer) { return gatherer_.wait(layer); };
-  for (std::int64_t index = place_.replica; index < count; index += group_.size()) {
-    if (asked_to_stop()) {
-      vote.stop_requests = 1;
-      break;
-    }
-    auto batch = val_batches_->in_order(index);
-    if (!batch) {
-      data_error_ = std::move(batch).error();
-      break;
-    }
-    EW_TRY(stage_.evaluate(*batch, ready));
-    if (!gpt::add_losses(stage_.losses(), vote.loss)) vote.bad_ranks = 1;
-    vote.tokens += spec_.tokens_per_micro_batch();
-    vote.micro_batches += 1;
+  const Phase phase(parts_.world, shard_.version.step, FlightPhase::validation, "validation");
+  optim::CommitVote sum;
+  for (std::int64_t first = 0; first < count && !stop_agreed_; first += spec_.micro_batches) {
+    EW_ASSIGN(const optim::CommitVote round,
+              validate_round(first, std::min(spec_.micro_batches, count - first)));
+    if (round.data_failures > 0) return data_failure(round);
+    stop_agreed_ = round.stop_requests > 0;
+    sum.loss.add(round.loss);
+    sum.tokens += round.tokens;
+    sum.micro_batches += round.micro_batches;
+    sum.bad_ranks += round.bad_ranks;
   }
-  vote.data_failures = data_error_ ? 1 : 0;
+  if (sum.micro_batches < count) return std::optional<double>();  // broken off: no loss to tell
+  if (sum.bad_ranks > 0) return std::optional(std::numeric_limits<double>::quiet_NaN());
+  return std::optional(sum.loss.value() / static_cast<double>(sum.tokens));
+}
+
+Result<optim::CommitVote> Trainer::validate_round(std::int64_t first, std::int64_t count) {
+  EW_ASSIGN(const Tally tally,
+            runner_.evaluate(
+                count, [&](std::int64_t index) { return val_batches_->in_order(first + index); },
+                [&](std::int64_t index) { return val_batches_->blank(Step{0}, index, 0); }));
+  optim::CommitVote vote;
+  add(tally, vote);
+  vote.stop_requests = asked_to_stop() ? 1 : 0;
   std::vector<std::int64_t> words = vote.words();
   EW_TRY(comm::all_reduce_sum(parts_.world, group_, words, "validation loss", deadline()));
-  const optim::CommitVote total = optim::CommitVote::from_words(words);
-  if (total.data_failures > 0) return data_failure(total);
-  if (total.stop_requests > 0) stop_agreed_ = true;
-  if (total.micro_batches < count) return std::optional<double>();  // broken off: no loss to tell
-  if (total.bad_ranks > 0) return std::optional(std::numeric_limits<double>::quiet_NaN());
-  return std::optional(total.loss.value() / static_cast<double>(total.tokens));
+  return optim::CommitVote::from_words(words);
 }
 
 bool Trainer::reached_stop() const {
@@ -370,12 +438,22 @@ Result<void> Trainer::dump_state(const std::string& path) {
                          path);
 }
 
-MemoryUse Trainer::memory() const {
-  return {.working = static_cast<double>(working_.size_bytes()),
-          .sums = static_cast<double>(sums_.size_bytes()),
-          .optimizer = static_cast<double>(shard_.size_bytes()),
-          .activations = static_cast<double>(stage_.activation_bytes()),
-          .checkpoint = checkpointer_ ? static_cast<double>(checkpointer_->counts().bytes) : 0};
+spec::MemoryTable Trainer::memory() const {
+  using enum spec::MemoryTerm;
+  const auto state = static_cast<double>(shard_.size_bytes());
+  const gpt::ActivationBytes activations = runner_.activation_bytes();
+  spec::MemoryTable use;
+  use[weights] = static_cast<double>(working_.size_bytes());
+  use[sums] = static_cast<double>(sums_.size_bytes());
+  use[optimizer] = state * 3 / 4;
+  use[log] = state / 4;
+  use[stashes] = static_cast<double>(activations.stash);
+  use[head] = static_cast<double>(activations.keep);
+  use[weight_stashes] = static_cast<double>(activations.weight_stash);
+  use[scratch] = static_cast<double>(activations.scratch);
+  use[boundaries] = static_cast<double>(runner_.boundary_bytes());
+  if (checkpointer_) use[checkpoint] = static_cast<double>(checkpointer_->counts().bytes);
+  return use;
 }
 
 }  // namespace elaswave::app

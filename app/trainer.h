@@ -12,8 +12,7 @@
 #include "app/memory.h"
 #include "app/restore.h"
 #include "app/run_spec.h"
-#include "model/gpt/stage.h"
-#include "model/optim/digest.h"
+#include "app/stage_runner.h"
 #include "model/optim/update.h"
 #include "parallel/comm/world.h"
 #include "parallel/layout/plan.h"
@@ -31,6 +30,7 @@ struct TrainerParts {
   const data::TokenSet* val = nullptr;  // may be null
   bool (*stop)() = nullptr;             // asked once a step whether to leave after it; may be null
   const CheckpointSetup* checkpoint = nullptr;  // null: none are taken or looked for
+  const layout::Plan* plan = nullptr;           // to run; null: the healthy plan of RunSpec::layout
 };
 
 struct StepReport {
@@ -39,6 +39,7 @@ struct StepReport {
   Nanoseconds duration = 0;              // of this step, validation apart
   std::optional<std::uint64_t> digest;
   std::optional<double> val_loss;  // nats per token
+  std::optional<double> bubble;  // after the first step of a run: idle share of all ranks' compute
 };
 
 /// Receives every committed step, in order, on every rank. Called inside the step loop: must not
@@ -50,7 +51,7 @@ class StepObserver {
 };
 
 struct RankWork {
-  std::int64_t micro_batches = 0;    // computed in this run
+  std::int64_t micro_batches = 0;    // computed in this run, through the layers held here
   std::int64_t optimizer_bytes = 0;  // master weights and moments owned
 };
 
@@ -82,8 +83,8 @@ class Trainer {
   /// "State dump").
   Result<void> dump_state(const std::string& path);
 
-  /// As allocated; logits are the kernels' own scratch and not counted.
-  MemoryUse memory() const;
+  /// As allocated. What kernels and exchanges take while they run is not measured (0).
+  spec::MemoryTable memory() const;
   const layout::Plan& plan() const { return plan_; }
   const spec::Inventory& inventory() const { return inventory_; }
 
@@ -93,13 +94,18 @@ class Trainer {
   Result<void> adopt(const checkpoint::Manifest& manifest);
   Result<StepReport> run_step(Step step);
   Result<void> compute(Step step, optim::CommitVote& vote);
-  Result<void> run_micro_batch(Step step, std::int64_t index, bool last, optim::CommitVote& vote);
-  Result<void> reduce_layer(std::int32_t layer);
+  /// Returns when the working weights of a layer are there, and asserts their version.
+  Result<void> ready(std::int32_t layer);
   Result<optim::CommitRecord> commit(Step step, const optim::CommitVote& vote);
   Result<void> check_commit(const optim::CommitRecord& record, const optim::CommitVote& total);
   tl::unexpected<Error> data_failure(const optim::CommitVote& total) const;
   Result<std::uint64_t> digest();
   Result<std::optional<double>> validate();
+  /// COLLECTIVE. Loss of `count` micro-batches from `first` on, summed over all ranks.
+  Result<optim::CommitVote> validate_round(std::int64_t first, std::int64_t count);
+  /// COLLECTIVE, once: what part of the time from `begin` to the last action of `step` ranks idled.
+  Result<void> measure_bubble(Step step, Nanoseconds begin);
+  void add(const Tally& tally, optim::CommitVote& vote);
   /// True when train.stop_at has been reached before the last step.
   bool reached_stop() const;
   TrainerState state_of(const StepReport& report) const;
@@ -115,7 +121,7 @@ class Trainer {
   spec::Inventory inventory_;
   layout::BlockTable blocks_;
   layout::Place place_;
-  std::vector<std::int64_t> micro_batches_;  // this rank's share of every step
+  std::int64_t share_ = 0;  // micro-batches of every step that pass through this rank
 
   zero::ExchangeMap exchange_;
   zero::Shard shard_;
@@ -126,7 +132,7 @@ class Trainer {
 
   layers::Parameters parameters_;
   layers::Gradients gradients_;
-  gpt::Stage stage_;
+  StageRunner runner_;
 
   Batches batches_;
   std::optional<Batches> val_batches_;
@@ -134,7 +140,9 @@ class Trainer {
   bool stop_agreed_ = false;
   std::int64_t updates_ = 0;   // AdamW's t
   std::int64_t computed_ = 0;  // micro-batches
-  StepReport last_;            // of the newest step, or of the checkpoint resumed from
+  bool profiled_ = false;
+  std::optional<double> bubble_;  // measured, to be reported
+  StepReport last_;               // of the newest step, or of the checkpoint resumed from
   std::unique_ptr<Checkpointer> checkpointer_;  // may be null; last: it reads the state above
 };
 

@@ -4,7 +4,7 @@
 
 #include "io/base/hash.h"
 #include "model/gpt/init.h"
-#include "model/gpt/stage.h"
+#include "model/gpt/whole_model.h"
 #include "model/optim/digest.h"
 #include "model/optim/update.h"
 
@@ -59,7 +59,7 @@ Result<std::uint64_t> fingerprint(kernels::Ops& ops, device::CpuStream& stream,
   const layers::Context context{ops, stream, shallow, micro_batch, storage};
   const layers::Parameters parameters(inventory, working);
   layers::Gradients gradients(inventory, sums, 1, context.tokens());
-  Stage stage(context, inventory, parameters, gradients);
+  WholeModel model(context, inventory, parameters, gradients);
 
   std::vector<std::int64_t> positions(static_cast<std::size_t>(micro_batch));
   for (std::size_t i = 0; i < positions.size(); ++i) positions[i] = static_cast<std::int64_t>(i);
@@ -67,12 +67,12 @@ Result<std::uint64_t> fingerprint(kernels::Ops& ops, device::CpuStream& stream,
   const auto targets = random_tokens(context.tokens(), config.vocab, 2);
   const layers::MicroBatch batch{kSeed, Step{1}, positions, ids, targets, kDropout};
   const auto at_once = [](std::int32_t) -> Result<void> { return {}; };
-  EW_TRY(stage.forward(batch, at_once));
-  EW_TRY(stage.backward(batch, at_once));
+  EW_TRY(model.forward(batch, at_once));
+  EW_TRY(model.backward(batch, at_once));
 
   optim::CommitVote vote;
   vote.tokens = context.tokens();
-  add_losses(stage.losses(), vote.loss);
+  add_losses(model.losses(), vote.loss);
   optim::log_gradients(ops, stream, blocks, shard, sums, 1, vote);
   const optim::AdamWConfig adamw{.lr = {.schedule = optim::LrSchedule::constant, .peak = 1e-3}};
   const optim::CommitRecord record = optim::decide(vote, {Step{1}, Generation{0}}, 0, 0, adamw);
@@ -80,7 +80,7 @@ Result<std::uint64_t> fingerprint(kernels::Ops& ops, device::CpuStream& stream,
 
   std::uint64_t hash =
       optim::state_digest(inventory, optim::digest_sums(ops, stream, inventory, blocks, shard));
-  const std::span<const float> losses = stage.losses();
+  const std::span<const float> losses = model.losses();
   hash = hash_bytes(std::as_bytes(losses), hash);
   return hash_bytes(std::as_bytes(std::span(&record.grad_norm, 1)), hash);
 }

@@ -9,17 +9,33 @@
 #include "io/base/types.h"
 #include "model/kernels/ops.h"
 #include "model/spec/config.h"
+#include "model/spec/stash.h"
+#include "parallel/comm/slice_group.h"
 
 namespace elaswave::layers {
 
+using spec::Recompute;
+
+/// A tensor-parallel slice works on all N rows inside a product, with its share of the heads and of
+/// the wide columns, and on its own rows between products (slice_group.h). One slice has it all.
 struct Context {
   kernels::Ops& ops;
   device::Stream& stream;
   const spec::ModelConfig& config;
   std::int64_t micro_batch = 0;  // B, samples
   DType storage = DType::f32;    // of activations and matrices
+  Recompute recompute = Recompute::none;
+  comm::SliceGroup* slice_group = nullptr;  // null: one slice
 
   std::int64_t tokens() const { return micro_batch * config.context; }  // N
+  int slices() const { return slice_group == nullptr ? 1 : slice_group->slices(); }
+  int slice() const { return slice_group == nullptr ? 0 : slice_group->slice(); }
+  /// Of the N rows, this slice's own.
+  comm::RowRange rows() const { return comm::rows_of_slice(tokens(), slice(), slices()); }
+  /// Heads, and columns of all of them, that this slice has: H/t and C/t.
+  std::int64_t heads() const { return config.heads / slices(); }
+  std::int64_t width() const { return config.hidden / slices(); }
+  std::int64_t head_begin() const { return slice() * heads(); }
 };
 
 /// One micro-batch. Everything random in it is named by (seed, step, position of the sample), so it

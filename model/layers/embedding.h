@@ -1,16 +1,15 @@
 // Token and position embedding: the first layer.
 #pragma once
 
-#include "model/layers/context.h"
-#include "model/layers/parameters.h"
+#include "model/layers/call.h"
 
 namespace elaswave::layers {
 
-/// x = dropout(wte[id] + wpe[t]).
-void embedding_forward(const Context& context, const spec::Inventory& inventory,
-                       const Parameters& parameters, const MicroBatch& batch, device::Mat x_NC);
+// On a slice both are COLLECTIVE over the slices; x and dx are its own rows.
 
-void embedding_backward(const Context& context, const spec::Inventory& inventory,
-                        Gradients& gradients, const MicroBatch& batch, device::ConstMat dx_NC);
+/// x = dropout(wte[id] + wpe[t]).
+Result<void> embedding_forward(const LayerCall& call, device::Mat x_NC);
+
+Result<void> embedding_backward(const LayerCall& call, device::ConstMat dx_NC);
 
 }  // namespace elaswave::layers

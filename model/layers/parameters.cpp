@@ -5,20 +5,22 @@
 namespace elaswave::layers {
 
 device::ConstMat Parameters::matrix(std::int32_t tensor) const {
-  const spec::TensorSpec& spec = inventory_.tensor(tensor);
-  return {working_.part(tensor), spec.storage, spec.shape[0], spec.shape[1], spec.shape[1]};
+  const std::int32_t index = inventory_.part_of(tensor, slice_);
+  const auto [rows, cols] = inventory_.part(index).shape;
+  return {working_.part(index), inventory_.tensor(tensor).storage, rows, cols, cols};
 }
 
 std::span<const float> Parameters::vector(std::int32_t tensor) const {
-  const spec::TensorSpec& spec = inventory_.tensor(tensor);
-  return {reinterpret_cast<const float*>(working_.part(tensor)),
-          static_cast<std::size_t>(spec.elems())};
+  const std::int32_t index = inventory_.part_of(tensor, slice_);
+  return {reinterpret_cast<const float*>(working_.part(index)),
+          static_cast<std::size_t>(inventory_.part(index).elems())};
 }
 
 Gradients::Gradients(const spec::Inventory& inventory, zero::GradSums& sums,
-                     std::int64_t micro_batches, std::int64_t tokens)
+                     std::int64_t micro_batches, std::int64_t tokens, std::int32_t slice)
     : inventory_(inventory),
       sums_(sums),
+      slice_(slice),
       flags_(std::make_unique<kernels::RangeFlag[]>(inventory.tensors().size())) {
   for (std::int32_t tensor = 0; tensor < static_cast<std::int32_t>(inventory.tensors().size());
        ++tensor)
@@ -26,13 +28,14 @@ Gradients::Gradients(const spec::Inventory& inventory, zero::GradSums& sums,
 }
 
 kernels::GradSink Gradients::sink(std::int32_t tensor) {
+  const std::int32_t part = inventory_.part_of(tensor, slice_);
   kernels::GradSink sink;
   if (sums_.mode() == zero::SumMode::exact)
-    sink.exact = reinterpret_cast<std::int64_t*>(sums_.data(tensor));
+    sink.exact = reinterpret_cast<std::int64_t*>(sums_.data(part));
   else
-    sink.fast = reinterpret_cast<float*>(sums_.data(tensor));
-  sink.elems = inventory_.tensor(tensor).elems();
-  sink.overwrite = sums_.first_touch(tensor);
+    sink.fast = reinterpret_cast<float*>(sums_.data(part));
+  sink.elems = inventory_.part(part).elems();
+  sink.overwrite = sums_.first_touch(part);
   sink.limit = limits_[static_cast<std::size_t>(tensor)];
   sink.flag = &flags_[static_cast<std::size_t>(tensor)];
   return sink;
@@ -61,7 +64,9 @@ float addend_limit(std::int64_t micro_batches, std::int64_t contributions) {
 
 std::int64_t contributions(const spec::Inventory& inventory, std::int32_t tensor,
                            std::int64_t tokens) {
-  return tensor == inventory.wte() ? 1 + kernels::loss_contributions(tokens) : 1;
+  if (tensor == inventory.wte()) return 1 + kernels::loss_contributions(tokens);
+  const bool replicated = inventory.tensor(tensor).shard == spec::ShardRule::replicated;
+  return replicated ? inventory.tensor_degree() : 1;
 }
 
 }  // namespace elaswave::layers

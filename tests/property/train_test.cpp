@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <set>
 
+#include "app/layout.h"
 #include "app/memory.h"
 #include "app/start.h"
 #include "tests/support/training.h"
@@ -171,16 +172,21 @@ TEST_F(TrainTest, PlannedMemoryIsWhatIsAllocated) {
         app::Trainer::create(spec,
                              {.world = *world, .ops = *ops, .stream = stream, .train = tokens})
             .value();
-    const app::MemoryUse planned = app::estimate_memory(spec, 1), real = trainer->memory();
-    EXPECT_NEAR(planned.working / real.working, 1, 0.01);
-    EXPECT_NEAR(planned.sums / real.sums, 1, 0.01);
-    EXPECT_NEAR(planned.optimizer / real.optimizer, 1, 0.01);
-    EXPECT_NEAR(planned.activations / real.activations, 1, 0.01);
+    const spec::MemoryTable real = trainer->memory();
+    const spec::MemoryTable planned = app::worst_memory(spec, trainer->plan());
+    for (std::size_t index = 0; index < spec::kMemoryTerms; ++index) {
+      const auto term = static_cast<spec::MemoryTerm>(index);
+      if (real[term] == 0) continue;
+      EXPECT_NEAR(planned[term] / real[term], 1, 0.01) << spec::name(term);
+    }
+    EXPECT_GT(real[spec::MemoryTerm::stashes], 0);
   }
 }
 
 TEST_F(TrainTest, ARunThatDoesNotFitIsRefused) {
-  const app::MemoryUse use = app::estimate_memory(app::resolve(config_).value(), 2);
+  const app::RunSpec spec = app::resolve(config_).value();
+  const spec::MemoryTable use =
+      app::worst_memory(spec, app::healthy_plan(spec, 2, Generation{0}).value().plan);
   EXPECT_TRUE(app::check_memory(use, 2 * use.total(), 2).has_value());
   EXPECT_TRUE(app::check_memory(use, 0, 2).has_value());  // unknown
   const auto refused = app::check_memory(use, 1.9 * use.total(), 2);

@@ -11,7 +11,7 @@
 
 #include "io/base/philox.h"
 #include "model/gpt/init.h"
-#include "model/gpt/stage.h"
+#include "model/gpt/whole_model.h"
 #include "model/kernels/cpu_ops.h"
 #include "tests/reference/pytorch/reference_data.h"
 
@@ -59,13 +59,13 @@ class Rig {
     zero::GradSums sums(blocks_, zero::SumMode::exact);
     const layers::Context context{*ops_, stream_, config_, 1, DType::f32};
     layers::Gradients gradients(inventory_, sums, 1, context.tokens());
-    gpt::Stage stage(context, inventory_, parameters_, gradients);
+    gpt::WholeModel model(context, inventory_, parameters_, gradients);
     const std::vector<std::int64_t> positions = {0};
     const Ids targets(ids.size(), 0);
-    EXPECT_TRUE(stage.evaluate({0, Step{1}, positions, ids, targets, 0}, at_once).has_value());
+    EXPECT_TRUE(model.evaluate({0, Step{1}, positions, ids, targets, 0}, at_once).has_value());
     std::vector<float> logits(ids.size() * static_cast<std::size_t>(config_.vocab));
     ops_->linear_backward_input(
-        stream_, {.dy_ND = stage.head_input_NC(),
+        stream_, {.dy_ND = model.head_input_NC(),
                   .w_CD = parameters_.matrix(inventory_.wte()),
                   .dx_NC = device::mat(std::span(logits), context.tokens(), config_.vocab)});
     return {logits.begin(), logits.end()};

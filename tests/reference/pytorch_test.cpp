@@ -10,7 +10,7 @@
 #include "elastic/plan/healthy.h"
 #include "io/base/philox.h"
 #include "model/gpt/init.h"
-#include "model/gpt/stage.h"
+#include "model/gpt/whole_model.h"
 #include "model/kernels/cpu_ops.h"
 #include "model/optim/update.h"
 #include "tests/reference/pytorch/reference_data.h"
@@ -152,7 +152,7 @@ class Rig {
   layers::Context context_;
   layers::Parameters parameters_;
   layers::Gradients gradients_;
-  gpt::Stage stage_;
+  gpt::WholeModel stage_;
   optim::CommitVote vote_;
   std::vector<double> token_losses_;
   std::vector<std::int32_t> ids_, targets_;

@@ -108,7 +108,8 @@ Result<RankRun> train_rank(const app::Config& config, const RankOptions& options
                                         .ops = *ops,
                                         .stream = stream,
                                         .train = tokens,
-                                        .checkpoint = checkpoint ? &*checkpoint : nullptr}));
+                                        .checkpoint = checkpoint ? &*checkpoint : nullptr,
+                                        .plan = options.plan}));
   std::optional<Error> failure;
   if (checkpoint && world.world_rank() == 0)
     if (auto prepared = app::prepare_checkpoints(*options.files, kCheckpoints, app::Start::resume,
@@ -116,7 +117,9 @@ Result<RankRun> train_rank(const app::Config& config, const RankOptions& options
         !prepared)
       failure = prepared.error();
   EW_TRY(app::agree_start(world, failure,
-                          {.numeric_class = ops->numeric_class(), .recipe = spec.recipe_hash()},
+                          {.numeric_class = ops->numeric_class(),
+                           .recipe = spec.recipe_hash(),
+                           .plan = layout::digest(trainer->plan())},
                           spec.timeout));
   EW_ASSIGN(const auto restored,
             trainer->resume([](const auto&, const auto&) -> Result<void> { return {}; }));
@@ -124,7 +127,7 @@ Result<RankRun> train_rank(const app::Config& config, const RankOptions& options
   if (restored) run.resumed = restored->manifest.step;
   Recorder recorder(run.steps);
   EW_ASSIGN(run.summary, trainer->run(recorder));
-  EW_TRY(world.close(Deadline::after(world.clock(), spec.timeout)));
+  if (options.close) EW_TRY(world.close(Deadline::after(world.clock(), spec.timeout)));
   return run;
 }
 
@@ -136,7 +139,8 @@ SimulatedRun train_simulated(const app::Config& config, const SimulatedWorld& op
         FileSystem* const files = world.world_rank() > 0 && options.other_files != nullptr
                                       ? options.other_files
                                       : options.files;
-        auto done = train_rank(config, {.threads = options.threads, .files = files}, world);
+        auto done = train_rank(
+            config, {.threads = options.threads, .files = files, .plan = options.plan}, world);
         const auto rank = static_cast<std::size_t>(world.world_rank());
         if (!done) run.errors[rank] = done.error();
         if (rank != 0 || !done) return;

@@ -47,8 +47,9 @@ struct SimulatedWorld {
   int ranks = 1;
   int threads = 1;  // compute threads of each rank
   std::uint64_t seed = 1;
-  FileSystem* files = nullptr;        // for checkpoints, in kCheckpoints; null: none
-  FileSystem* other_files = nullptr;  // what all ranks but the lowest see instead; null: the same
+  FileSystem* files = nullptr;         // for checkpoints, in kCheckpoints; null: none
+  FileSystem* other_files = nullptr;   // what all ranks but the lowest see instead; null: the same
+  const layout::Plan* plan = nullptr;  // null: the healthy one
 };
 
 /// Where checkpoints of test runs go.
@@ -65,6 +66,8 @@ struct RankOptions {
   kernels::Isa isa = kernels::Isa::automatic;
   FileSystem* files = nullptr;  // for checkpoints; null: none
   checkpoint::Beside beside = checkpoint::Beside::caller;
+  const layout::Plan* plan = nullptr;  // null: the healthy one
+  bool close = true;                   // the world, after the run
 };
 Result<RankRun> train_rank(const app::Config& config, const RankOptions& options,
                            comm::World& world);

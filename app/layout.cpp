@@ -1,0 +1,109 @@
+#include "app/layout.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "model/spec/inventory.h"
+
+namespace elaswave::app {
+namespace {
+
+spec::Inventory inventory_of(const RunSpec& spec, std::int32_t tensor_degree) {
+  return {spec.model, spec.storage, tensor_degree};
+}
+
+std::string replicas_text(const layout::Plan& plan) {
+  std::int32_t fewest = plan.replicas(0), most = fewest;
+  for (std::int32_t stage = 0; stage < std::ssize(plan.stages); ++stage) {
+    fewest = std::min(fewest, plan.replicas(stage));
+    most = std::max(most, plan.replicas(stage));
+  }
+  if (fewest == most) return fmt::format("{} replica{}", most, most == 1 ? "" : "s");
+  return fmt::format("{} to {} replicas", fewest, most);
+}
+
+}  // namespace
+
+plan::HealthyRequest plan_request(const RunSpec& spec, std::int32_t world_size,
+                                  Generation generation) {
+  return {.world_size = world_size,
+          .tensor = spec.layout.tensor,
+          .pipeline = spec.layout.pipeline,
+          .chunks = spec.layout.chunks,
+          .schedule = spec.layout.schedule,
+          .recompute = spec.recompute,
+          .micro_batches = spec.micro_batches,
+          .costs = plan::counted_costs(spec.model),
+          .generation = generation};
+}
+
+Result<plan::HealthyPlan> healthy_plan(const RunSpec& spec, std::int32_t world_size,
+                                       Generation generation) {
+  return plan::make_healthy_plan(inventory_of(spec, spec.layout.tensor).blocks(),
+                                 plan_request(spec, world_size, generation));
+}
+
+spec::SumWidth sum_width(const RunSpec& spec) {
+  return spec.sum_mode == zero::SumMode::exact ? spec::SumWidth::exact : spec::SumWidth::fast;
+}
+
+spec::CheckpointImage checkpoint_image(const RunSpec& spec) {
+  return spec.checkpoint.directory.empty() ? spec::CheckpointImage::none
+                                           : spec::CheckpointImage::kept;
+}
+
+spec::MemoryModel memory_model(const RunSpec& spec, const spec::Inventory& inventory,
+                               const layout::BlockTable& blocks, spec::Recompute recompute) {
+  return {.config = spec.model,
+          .inventory = inventory,
+          .blocks = blocks,
+          .micro_batch = spec.micro_batch,
+          .storage = spec.storage,
+          .sums = sum_width(spec),
+          .recompute = recompute,
+          .checkpoints = checkpoint_image(spec),
+          .loss_chunk_tokens = kernels::kLossChunkTokens};
+}
+
+spec::MemoryTable worst_memory(const RunSpec& spec, const layout::Plan& plan) {
+  const spec::Inventory inventory = inventory_of(spec, plan.tensor_degree);
+  const layout::BlockTable blocks = inventory.blocks();
+  spec::MemoryTable worst;
+  for (const plan::StageMemory& stage :
+       plan::predict_memory(memory_model(spec, inventory, blocks, spec.recompute), plan))
+    if (stage.table.total() > worst.total()) worst = stage.table;
+  return worst;
+}
+
+spec::MemoryTable memory_at(const RunSpec& spec, const layout::Plan& plan,
+                            const layout::Place& place) {
+  const spec::Inventory inventory = inventory_of(spec, plan.tensor_degree);
+  const layout::BlockTable blocks = inventory.blocks();
+  const auto owned = spec::owned_elems(plan, blocks);
+  const std::int32_t member = place.replica * plan.tensor_degree + place.slice;
+  return plan::memory_of_rank(
+      memory_model(spec, inventory, blocks, spec.recompute), plan, place,
+      owned[static_cast<std::size_t>(place.stage)][static_cast<std::size_t>(member)]);
+}
+
+std::string layout_text(const RunSpec& spec, const plan::HealthyPlan& made) {
+  const layout::Plan& plan = made.plan;
+  const auto stages = std::ssize(plan.stages);
+  std::size_t ranks = 0;
+  for (const layout::Stage& stage : plan.stages)
+    for (const layout::Replica& replica : stage.replicas) ranks += replica.world_ranks.size();
+  std::string text =
+      fmt::format("{} rank{}: {}", ranks, ranks == 1 ? "" : "s",
+                  stages == 1 ? replicas_text(plan)
+                              : fmt::format("{} stages, {} each", stages, replicas_text(plan)));
+  if (plan.tensor_degree > 1) text += fmt::format(" of {} slices", plan.tensor_degree);
+  if (plan.chunks() > stages) text += fmt::format(", {} chunks", plan.chunks());
+  if (plan.chunks() == 1) return text + ", data parallel";
+  const pipeline::Costs costs =
+      plan::chunk_costs(plan::counted_costs(spec.model), plan.chunk_of_layer, plan.chunks());
+  return text + fmt::format("; schedule {}, bubble {:.0f} % predicted", made.schedule,
+                            100 * pipeline::predict(plan, costs).bubble());
+}
+
+}  // namespace elaswave::app

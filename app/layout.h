@@ -1,0 +1,37 @@
+// The plan of a run as its keys ask for it, and the memory it will take. Pure.
+#pragma once
+
+#include <string>
+
+#include "app/run_spec.h"
+#include "elastic/plan/healthy.h"
+#include "elastic/plan/prediction.h"
+
+namespace elaswave::app {
+
+/// What the makers of plans are told. Costs are counted operations: every rank must come to the
+/// same plan, and no two measure alike.
+plan::HealthyRequest plan_request(const RunSpec& spec, std::int32_t world_size,
+                                  Generation generation);
+
+/// Code::usage when the layout is not legal for so many ranks.
+Result<plan::HealthyPlan> healthy_plan(const RunSpec& spec, std::int32_t world_size,
+                                       Generation generation);
+
+spec::SumWidth sum_width(const RunSpec& spec);
+spec::CheckpointImage checkpoint_image(const RunSpec& spec);
+
+/// What memory depends on besides the plan. The references must outlive it.
+spec::MemoryModel memory_model(const RunSpec& spec, const spec::Inventory& inventory,
+                               const layout::BlockTable& blocks, spec::Recompute recompute);
+
+/// Of the rank that needs most, and of one rank.
+spec::MemoryTable worst_memory(const RunSpec& spec, const layout::Plan& plan);
+spec::MemoryTable memory_at(const RunSpec& spec, const layout::Plan& plan,
+                            const layout::Place& place);
+
+/// "4 ranks: 2 stages with 2 replicas each; chunks of layers 0-1, 2-3; schedule 1f1b, bubble 25 %
+/// predicted".
+std::string layout_text(const RunSpec& spec, const plan::HealthyPlan& made);
+
+}  // namespace elaswave::app

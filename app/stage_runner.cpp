@@ -1,0 +1,93 @@
+#include "app/stage_runner.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace elaswave::app {
+namespace {
+
+std::vector<gpt::StageChunk> chunks_of(const layout::Plan& plan, const pipeline::Program& program) {
+  std::vector<gpt::StageChunk> chunks;
+  for (const pipeline::Slots& slots : program.slots)
+    chunks.push_back({layout::layers_of_chunk(plan, slots.chunk), slots});
+  return chunks;
+}
+
+}  // namespace
+
+StageRunner::StageRunner(const RunnerParts& parts)
+    : parts_(parts),
+      program_(pipeline::lower(parts.plan, parts.place.stage, parts.place.replica)),
+      evaluation_(evaluation_program(parts.plan.micro_batches)),
+      evaluation_count_(parts.plan.micro_batches) {
+  const RunSpec& spec = parts.spec;
+  const int slices = parts.plan.tensor_degree;
+  if (slices > 1)
+    slices_.emplace(parts.world,
+                    parts.plan.replica(parts.place.stage, parts.place.replica).world_ranks,
+                    spec.timeout);
+  const layers::Context context{.ops = parts.ops,
+                                .stream = parts.stream,
+                                .config = spec.model,
+                                .micro_batch = spec.micro_batch,
+                                .storage = spec.storage,
+                                .recompute = spec.recompute,
+                                .slice_group = slices_ ? &*slices_ : nullptr};
+  stage_ = std::make_unique<gpt::Stage>(
+      context, parts.inventory, parts.parameters, parts.gradients, chunks_of(parts.plan, program_),
+      gpt::StageHooks{.batch = [this](std::int32_t index) { return batch(index); },
+                      .ready = parts.ready,
+                      .done = parts.sums_done,
+                      .losses = [this](std::span<const float> losses) { add_losses(losses); }});
+  executor_ =
+      std::make_unique<pipeline::Executor>(pipeline::ExecutorParts{.world = parts.world,
+                                                                   .plan = parts_.plan,
+                                                                   .slice = parts.place.slice,
+                                                                   .ops = *stage_,
+                                                                   .shape = stage_->boundary(),
+                                                                   .timeout = spec.timeout,
+                                                                   .between = parts.between},
+                                           std::max(program_.boundaries, evaluation_.boundaries));
+}
+
+pipeline::Program StageRunner::evaluation_program(std::int64_t count) const {
+  return pipeline::lower(pipeline::evaluation_plan(parts_.plan, count), parts_.place.stage,
+                         parts_.place.replica);
+}
+
+Result<Tally> StageRunner::train(Step step, const Source& source, const Source& blank) {
+  return run(program_, step, false, source, blank);
+}
+
+Result<Tally> StageRunner::evaluate(std::int64_t count, const Source& source, const Source& blank) {
+  if (count != evaluation_count_) {
+    evaluation_ = evaluation_program(count);
+    evaluation_count_ = count;
+  }
+  return run(evaluation_, Step{0}, true, source, blank);
+}
+
+Result<Tally> StageRunner::run(const pipeline::Program& program, Step step, bool evaluate,
+                               const Source& source, const Source& blank) {
+  tally_ = {};
+  source_ = &source;
+  blank_ = &blank;
+  EW_TRY(executor_->run(program, step, evaluate));
+  return std::move(tally_);
+}
+
+Result<layers::MicroBatch> StageRunner::batch(std::int64_t micro_batch) {
+  auto read = (*source_)(micro_batch);
+  if (read) return read;
+  if (!tally_.data_error) tally_.data_error = std::move(read).error();
+  return (*blank_)(micro_batch);
+}
+
+void StageRunner::add_losses(std::span<const float> losses) {
+  if (parts_.place.slice != 0) return;
+  if (!gpt::add_losses(losses, tally_.loss)) tally_.bad = true;
+  tally_.tokens += std::ssize(losses);
+  ++tally_.micro_batches;
+}
+
+}  // namespace elaswave::app

@@ -1,0 +1,56 @@
+#include "model/layers/call.h"
+
+#include <algorithm>
+
+namespace elaswave::layers {
+
+SlicedHeadScratch::SlicedHeadScratch(const Context& context) {
+  const std::int64_t tokens = std::min(context.tokens(), kernels::kLossChunkTokens);
+  const std::int64_t vocab = ceil_div(context.config.vocab, std::int64_t{context.slices()});
+  logits_NV = Activation(tokens, kernels::logits_stride(vocab), DType::f32);
+  stats_N.resize(static_cast<std::size_t>(tokens));
+  total_N.resize(stats_N.size());
+  stats_SN.resize(stats_N.size() * static_cast<std::size_t>(context.slices()));
+}
+
+std::int64_t SlicedHeadScratch::memory_bytes() const {
+  return logits_NV.memory_bytes() +
+         static_cast<std::int64_t>((stats_N.size() + stats_SN.size() + total_N.size()) *
+                                   sizeof(kernels::LogitStats));
+}
+
+LayerScratch::LayerScratch(const Context& context, const LayerKinds& kinds) {
+  const std::int64_t N = context.tokens(), C = context.config.hidden, width = context.width();
+  if (kinds.blocks || kinds.head || context.slices() > 1)
+    branch_NC = Activation(N, C, context.storage);
+  if (kinds.blocks || kinds.head) norm_NC = Activation(N, C, context.storage);
+  if (kinds.blocks) wide_N4C = Activation::padded(N, 4 * width, context.storage);
+  if (kinds.blocks && context.recompute == Recompute::selective)
+    act_N4C = Activation::padded(N, 4 * width, context.storage);
+  if (kinds.head) loss_N.resize(static_cast<std::size_t>(N));
+  if (kinds.head && context.slices() > 1) sliced_head = SlicedHeadScratch(context);
+}
+
+std::int64_t LayerScratch::memory_bytes() const {
+  std::int64_t bytes =
+      sliced_head.memory_bytes() + static_cast<std::int64_t>(loss_N.size() * sizeof(float));
+  for (const Activation* activation : {&branch_NC, &norm_NC, &wide_N4C, &act_N4C})
+    bytes += activation->memory_bytes();
+  return bytes;
+}
+
+Result<device::ConstMat> gather_rows(const Context& context, device::ConstMat own_NC,
+                                     device::Mat all_NC, std::string_view operation) {
+  if (context.slices() == 1) return own_NC;
+  EW_TRY(context.slice_group->gather_rows(own_NC, all_NC, operation));
+  return device::ConstMat(all_NC);
+}
+
+Result<device::Mat> sum_rows(const Context& context, device::Mat partial_NC,
+                             std::string_view operation) {
+  const device::Mat own_NC = own_rows(context, partial_NC);
+  if (context.slices() > 1) EW_TRY(context.slice_group->scatter_sum(partial_NC, own_NC, operation));
+  return own_NC;
+}
+
+}  // namespace elaswave::layers

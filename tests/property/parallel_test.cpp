@@ -1,0 +1,228 @@
+// The promise P2 over layouts: one digest, every step, for every legal combination of ranks,
+// stages, chunks, schedule, recompute and split or fused backward; the same within a tensor degree.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <map>
+#include <set>
+
+#include "app/layout.h"
+#include "parallel/pipeline/schedule.h"
+#include "tests/support/mutate_schedule.h"
+#include "tests/support/training.h"
+
+namespace elaswave::test {
+namespace {
+
+using Digests = std::vector<std::uint64_t>;
+
+struct Outcome {
+  Digests digests;
+  std::vector<double> losses;
+};
+
+const std::vector<std::string> kSchedules = {"auto",        "gpipe", "1f1b",
+                                             "interleaved", "zb-h1", "zbv"};
+const std::vector<std::string> kRecompute = {"none", "selective", "full"};
+
+enum class Backward { as_made, split, fused };
+
+class ParallelTest : public testing::Test {
+ protected:
+  ParallelTest() {
+    write_tokens(folder_.file("train.bin"), 3000, 37);
+    config_ = tiny_config(folder_.file("train.bin"));
+    config_.train.steps = 3;
+  }
+
+  static Outcome outcome_of(const SimulatedRun& run) {
+    Outcome outcome;
+    for (const auto& error : run.errors) EXPECT_FALSE(error.has_value()) << error->text();
+    for (const app::StepReport& step : run.steps) {
+      outcome.digests.push_back(step.digest.value_or(0));
+      outcome.losses.push_back(step.record.loss);
+    }
+    return outcome;
+  }
+
+  /// The plan of a configuration, or nothing when the layout is not legal.
+  static std::optional<layout::Plan> plan_of(const app::Config& config, int ranks) {
+    const auto spec = app::resolve(config);
+    EXPECT_TRUE(spec.has_value());
+    auto plan = app::healthy_plan(*spec, ranks, Generation{0});
+    if (plan) return std::move(plan->plan);
+    EXPECT_EQ(plan.error().code, Code::usage) << plan.error().text();
+    return std::nullopt;
+  }
+
+  TemporaryFolder folder_;
+  app::Config config_;
+  std::int64_t runs_ = 0;
+  std::map<std::string, std::int64_t> by_value_;  // runs for each value of each key
+};
+
+layout::Plan with_backward(layout::Plan plan, Backward backward) {
+  if (backward == Backward::as_made) return plan;
+  for (layout::Row& row : plan.schedule)
+    row =
+        backward == Backward::split ? pipeline::split_backward(row) : pipeline::fuse_backward(row);
+  return plan;
+}
+
+bool splits(const layout::Plan& plan) {
+  return std::ranges::any_of(plan.schedule, [](const layout::Row& row) {
+    return std::ranges::any_of(
+        row, [](const layout::Action& action) { return action.op == layout::Op::input_gradient; });
+  });
+}
+
+TEST_F(ParallelTest, OneDigestForEveryLegalLayout) {
+  // Six blocks: eight layers. Ten micro-batches divide by few things, eight by what interleaving
+  // wants.
+  config_.model.layers = 6;
+  for (const std::int64_t micro_batches : {10, 8}) {
+    config_.train.global_batch = micro_batches * config_.train.micro_batch;
+    config_.parallel = {};
+    config_.train.recompute = "none";
+    const Outcome expected = outcome_of(train_simulated(config_, {}));
+    ASSERT_EQ(expected.digests.size(), 3u);
+    ASSERT_EQ(std::set(expected.digests.begin(), expected.digests.end()).size(), 3u);
+    for (int ranks = 1; ranks <= 8; ++ranks)
+      for (int pp = 1; pp <= ranks; ++pp)
+        for (int chunks = 1; chunks <= 3; ++chunks)
+          for (const std::string& schedule : kSchedules)
+            for (const std::string& recompute : kRecompute)
+              for (const Backward backward :
+                   {Backward::as_made, Backward::split, Backward::fused}) {
+                config_.parallel = {.pp = pp, .chunks = chunks, .schedule = schedule};
+                config_.train.recompute = recompute;
+                const auto made = plan_of(config_, ranks);
+                if (!made) continue;
+                const bool split = splits(*made);
+                if (backward == (split ? Backward::split : Backward::fused)) continue;  // as made
+                const layout::Plan plan = with_backward(*made, backward);
+                const Outcome outcome = outcome_of(
+                    train_simulated(config_, {.ranks = ranks,
+                                              .seed = static_cast<std::uint64_t>(runs_) + 1,
+                                              .plan = &plan}));
+                ASSERT_EQ(outcome.digests, expected.digests)
+                    << ranks << " ranks, pp " << pp << ", chunks " << chunks << ", " << schedule
+                    << ", recompute " << recompute << ", backward " << static_cast<int>(backward)
+                    << ", " << micro_batches << " micro-batches";
+                ASSERT_EQ(outcome.losses, expected.losses);
+                ++runs_;
+                ++by_value_["schedule " + schedule];
+                ++by_value_["recompute " + recompute];
+                ++by_value_["chunks " + std::to_string(chunks)];
+                ++by_value_[ranks % pp == 0 ? "even" : "uneven"];
+                ++by_value_[splits(plan) ? "split" : "fused"];
+              }
+  }
+  EXPECT_GE(runs_, 1000);
+  std::printf("campaign: %lld layouts, one digest per step:", static_cast<long long>(runs_));
+  for (const auto& [value, count] : by_value_)
+    std::printf(" %s %lld;", value.c_str(), static_cast<long long>(count));
+  std::printf("\n");
+}
+
+TEST_F(ParallelTest, EightStagesOfThreeChunks) {
+  config_.model.layers = 22;
+  config_.train.global_batch = 16;
+  config_.train.micro_batch = 1;
+  config_.train.steps = 2;
+  const Outcome expected = outcome_of(train_simulated(config_, {}));
+  for (const char* schedule : {"auto", "interleaved"}) {
+    config_.parallel = {.pp = 8, .chunks = 3, .schedule = schedule};
+    ASSERT_TRUE(plan_of(config_, 8).has_value()) << schedule;
+    EXPECT_EQ(outcome_of(train_simulated(config_, {.ranks = 8})).digests, expected.digests);
+  }
+}
+
+// 1,000 schedules with something changed at random: each is refused, with the cell, or trains to
+// the same bits.
+TEST_F(ParallelTest, MutatedSchedulesAreRefusedOrRight) {
+  constexpr std::uint64_t kMutants = 1000;
+  config_.model.layers = 4;
+  config_.train.steps = 2;
+  const Outcome expected = outcome_of(train_simulated(config_, {}));
+  std::vector<std::pair<int, layout::Plan>> originals;
+  for (const int ranks : {2, 3, 4, 5})
+    for (const char* schedule : {"auto", "gpipe", "1f1b", "zb-h1", "zbv"})
+      for (const char* recompute : {"none", "full"}) {
+        config_.parallel = {
+            .pp = 2, .chunks = std::string(schedule) == "zbv" ? 2 : 1, .schedule = schedule};
+        config_.train.recompute = recompute;
+        if (auto plan = plan_of(config_, ranks)) originals.emplace_back(ranks, *std::move(plan));
+      }
+  ASSERT_GE(originals.size(), 20u);
+  config_.parallel = {.pp = 2};
+  config_.train.recompute = "none";  // rows with R bring it along
+  std::int64_t refused = 0, accepted = 0;
+  for (std::uint64_t seed = 0; seed < kMutants; ++seed) {
+    const auto& [ranks, original] = originals[seed % originals.size()];
+    const layout::Plan mutant = mutate(original, seed);
+    const pipeline::ScheduleFault fault = pipeline::check_schedule(mutant, 0);
+    if (!fault.what.empty()) {
+      EXPECT_NE(pipeline::fault_text(mutant, fault).find(fault.what), std::string::npos);
+      ++refused;
+      continue;
+    }
+    ++accepted;
+    ASSERT_EQ(outcome_of(train_simulated(config_, {.ranks = ranks, .seed = seed, .plan = &mutant}))
+                  .digests,
+              expected.digests)
+        << "seed " << seed;
+  }
+  EXPECT_GT(refused, static_cast<std::int64_t>(kMutants / 10));
+  EXPECT_GT(accepted, static_cast<std::int64_t>(kMutants / 10));
+  std::printf("campaign: %lld mutated schedules refused, %lld accepted, one digest\n",
+              static_cast<long long>(refused), static_cast<long long>(accepted));
+}
+
+TEST_F(ParallelTest, OneDigestWithinATensorDegree) {
+  config_.model.layers = 4;
+  config_.model.heads = 4;
+  config_.train.steps = 3;
+  std::map<int, Outcome> by_degree;
+  for (const int tp : {1, 2, 4}) {
+    config_.parallel = {.tp = tp};
+    const Outcome expected = outcome_of(train_simulated(config_, {.ranks = tp}));
+    ASSERT_EQ(expected.digests.size(), 3u);
+    by_degree[tp] = expected;
+    for (const int replicas : {1, 2, 3, 4})
+      for (int pp = 1; pp <= std::min(replicas, 3); ++pp)
+        for (const std::string& schedule : kSchedules)
+          for (const int chunks : {1, 2})
+            for (const std::string& recompute : kRecompute) {
+              if (tp == 1 || (replicas == 1 && recompute == "none" && chunks == 1)) continue;
+              config_.parallel = {.tp = tp, .pp = pp, .chunks = chunks, .schedule = schedule};
+              config_.train.recompute = recompute;
+              const auto plan = plan_of(config_, tp * replicas);
+              if (!plan) continue;
+              const Outcome outcome = outcome_of(train_simulated(
+                  config_,
+                  {.ranks = tp * replicas, .seed = static_cast<std::uint64_t>(runs_) + 1}));
+              ASSERT_EQ(outcome.digests, expected.digests)
+                  << "tp " << tp << ", " << replicas << " groups, pp " << pp << ", chunks "
+                  << chunks << ", " << schedule << ", recompute " << recompute;
+              ++runs_;
+            }
+    config_.train.recompute = "none";
+  }
+  EXPECT_NE(by_degree[1].digests, by_degree[2].digests);
+  EXPECT_NE(by_degree[2].digests, by_degree[4].digests);
+  // One forward of the same weights: sums over slices are associated differently, each with a
+  // relative error of at most (number of additions) * 2^-24; README.md, "Across tensor degrees".
+  for (const int tp : {2, 4})
+    for (std::size_t step = 0; step < by_degree[1].losses.size(); ++step)
+      EXPECT_NEAR(by_degree[tp].losses[step], by_degree[1].losses[step],
+                  4e-6 * static_cast<double>(step + 1) * by_degree[1].losses[step])
+          << "tp " << tp << ", step " << step + 1;
+  std::printf("campaign: %lld layouts with tensor degree 2 and 4, one digest per step in each\n",
+              static_cast<long long>(runs_));
+}
+
+}  // namespace
+}  // namespace elaswave::test
