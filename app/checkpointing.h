@@ -60,6 +60,10 @@ struct CheckpointCounts {
 /// The tensors of a model as a manifest names them.
 std::vector<checkpoint::Tensor> manifest_tensors(const spec::Inventory& inventory);
 
+/// About what a checkpoint takes on the disk, the shards of all `ranks` together: how they are laid
+/// out hardly matters.
+std::int64_t checkpoint_bytes(const spec::Inventory& inventory, std::int64_t ranks);
+
 class Checkpointer {
  public:
   struct Parts {

@@ -78,6 +78,7 @@ void Console::note(const std::string& text) {
 }
 
 void Console::step(const StepReport& report) {
+  ++steps_;
   const double seconds = static_cast<double>(report.duration) / static_cast<double>(kSecond);
   mean_seconds_ =
       mean_seconds_ == 0 ? seconds : mean_seconds_ + kMeanWeight * (seconds - mean_seconds_);
@@ -94,16 +95,16 @@ void Console::step(const StepReport& report) {
 
 void Console::finish(const RunSummary& summary) {
   std::string text = mode_ == ConsoleMode::bar ? "\r\033[K" : "";
-  std::int64_t micro_batches = 0, bytes = 0;
+  std::int64_t bytes = 0;
   for (std::size_t rank = 0; rank < summary.work.size(); ++rank) {
     const RankWork& work = summary.work[rank];
     text += fmt::format("rank {}: {} micro-batches computed, {} optimizer bytes owned\n", rank,
                         work.micro_batches, work.optimizer_bytes);
-    micro_batches += work.micro_batches;
     bytes += work.optimizer_bytes;
   }
+  // Not the sum of the lines above: a micro-batch passes through one rank of every stage and slice.
   text += fmt::format("all ranks: {} micro-batches computed, {} optimizer bytes owned\n",
-                      micro_batches, bytes);
+                      steps_ * spec_.micro_batches, bytes);
   const CheckpointCounts& checkpoints = summary.checkpoints;
   if (checkpoints.bytes > 0)
     text +=

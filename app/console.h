@@ -24,9 +24,8 @@ class Console {
   void step(const StepReport& report);
   /// A line of its own.
   void note(const std::string& text);
-  /// Work by rank and their sums, then "done step=20 loss=1.234567 digest=0123456789abcdef" as the
-  /// last line
-  /// ("stopped ..." when the run was asked to stop).
+  /// Work by rank and of the run, then "done step=20 loss=1.234567 digest=0123456789abcdef" as the
+  /// last line ("stopped ..." when the run was asked to stop).
   void finish(const RunSummary& summary);
 
  private:
@@ -37,6 +36,7 @@ class Console {
   ConsoleMode mode_;
   std::int64_t every_;
   RunSpec spec_;
+  std::int64_t steps_ = 0;   // of this session
   double mean_seconds_ = 0;  // of a step: exponential mean, for the time remaining
 };
 

@@ -80,11 +80,18 @@ spec::MemoryTable memory_at(const RunSpec& spec, const layout::Plan& plan,
                             const layout::Place& place) {
   const spec::Inventory inventory = inventory_of(spec, plan.tensor_degree);
   const layout::BlockTable blocks = inventory.blocks();
-  const auto owned = spec::owned_elems(plan, blocks);
+  const spec::OwnedByStage owned = spec::owned_elems(plan, blocks);
   const std::int32_t member = place.replica * plan.tensor_degree + place.slice;
   return plan::memory_of_rank(
       memory_model(spec, inventory, blocks, spec.recompute), plan, place,
       owned[static_cast<std::size_t>(place.stage)][static_cast<std::size_t>(member)]);
+}
+
+double predicted_bubble(const RunSpec& spec, const layout::Plan& plan) {
+  const pipeline::Costs costs =
+      plan::chunk_costs(plan::counted_costs(spec.model), plan.chunk_of_layer, plan.chunks());
+  const std::vector<plan::StageTraffic> nothing(plan.stages.size());
+  return plan::predict_step(plan, costs, nothing, 0).bubble;
 }
 
 std::string layout_text(const RunSpec& spec, const plan::HealthyPlan& made) {
@@ -99,11 +106,11 @@ std::string layout_text(const RunSpec& spec, const plan::HealthyPlan& made) {
                               : fmt::format("{} stages, {} each", stages, replicas_text(plan)));
   if (plan.tensor_degree > 1) text += fmt::format(" of {} slices", plan.tensor_degree);
   if (plan.chunks() > stages) text += fmt::format(", {} chunks", plan.chunks());
-  if (plan.chunks() == 1) return text + ", data parallel";
-  const pipeline::Costs costs =
-      plan::chunk_costs(plan::counted_costs(spec.model), plan.chunk_of_layer, plan.chunks());
-  return text + fmt::format("; schedule {}, bubble {:.0f} % predicted", made.schedule,
-                            100 * pipeline::predict(plan, costs).bubble());
+  const double bubble = 100 * predicted_bubble(spec, plan);
+  if (plan.chunks() > 1)
+    return text + fmt::format("; schedule {}, bubble {:.0f} % predicted", made.schedule, bubble);
+  text += ", data parallel";
+  return bubble < 0.5 ? text : text + fmt::format(", bubble {:.0f} % predicted", bubble);
 }
 
 }  // namespace elaswave::app

@@ -30,6 +30,10 @@ spec::MemoryTable worst_memory(const RunSpec& spec, const layout::Plan& plan);
 spec::MemoryTable memory_at(const RunSpec& spec, const layout::Plan& plan,
                             const layout::Place& place);
 
+/// Idle share of all replicas over a step, by counted operations; also of one stage whose replicas
+/// have unequal shares.
+double predicted_bubble(const RunSpec& spec, const layout::Plan& plan);
+
 /// "4 ranks: 2 stages with 2 replicas each; chunks of layers 0-1, 2-3; schedule 1f1b, bubble 25 %
 /// predicted".
 std::string layout_text(const RunSpec& spec, const plan::HealthyPlan& made);

@@ -19,6 +19,25 @@ double number_after(const char* path, const std::string& key) {
   return 0;
 }
 
+/// The keys that make a term smaller.
+std::string_view remedy(spec::MemoryTerm largest) {
+  using enum spec::MemoryTerm;
+  switch (largest) {
+    case stashes:
+    case weight_stashes:
+    case boundaries:
+      return "set train.recompute to selective or full, lower train.micro_batch, raise "
+             "parallel.tp, "
+             "or take another parallel.schedule or parallel.pp";
+    case head:
+    case scratch:
+    case logits:
+      return "lower train.micro_batch or raise parallel.tp";
+    default:
+      return "raise parallel.pp or parallel.tp, or use more ranks on more hosts";
+  }
+}
+
 }  // namespace
 
 std::string count_text(double count) {
@@ -73,8 +92,10 @@ Result<void> check_memory(const spec::MemoryTable& use, double host, std::int64_
                .where = fmt::format("one of {} ranks on this host", ranks_on_host),
                .why = fmt::format("a rank needs {} ({}), its share of this host is {}",
                                   bytes_text(use.total()), memory_text(use), bytes_text(share)),
-               .fix = "use a smaller train.micro_batch or model.context, a smaller model, or fewer "
-                      "ranks on this host"});
+               .fix = fmt::format(
+                   "mostly {}: {}; `elaswave plan --ranks=N --memory={:.0f} --sweep` with the same "
+                   "keys lists the layouts that fit; else use fewer ranks on this host",
+                   spec::name(use.largest()), remedy(use.largest()), std::floor(share))});
 }
 
 }  // namespace elaswave::app

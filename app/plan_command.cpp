@@ -147,9 +147,14 @@ Result<int> run_sweep(const Words& words, const RunSpec& spec, const plan::CostP
   EW_ASSIGN(const plan::Sweep sweep, plan::sweep(request));
   std::fputs(sweep_report(request, sweep, words.top, times).c_str(), stdout);
   if (!sweep.fitting.empty()) return 0;
+  if (sweep.too_large.empty())
+    return command_line_error("no layout could be tried",
+                              "each was left out because of the limits above",
+                              "use fewer micro-batches, or another number of ranks");
   return fail(
       {.code = Code::does_not_fit,
-       .what = "no layout fits into memory",
+       .what = sweep.left_out.any() ? "none of the layouts that were tried fits into memory"
+                                    : "no layout fits into memory",
        .where = fmt::format("{} ranks", words.ranks),
        .why = fmt::format("the smallest of {} needs {}, the limit is {}", sweep.too_large.size(),
                           bytes_text(sweep.too_large.front().memory), bytes_text(memory_limit)),

@@ -216,6 +216,19 @@ std::string entry_text(const plan::SweepEntry& entry) {
 
 constexpr std::string_view kEntryHeading = "  tp   pp  chunks  schedule    recompute        ";
 
+std::string left_out_text(const plan::LeftOut& left_out) {
+  std::string text;
+  if (left_out.uneven > 0)
+    text += fmt::format(
+        "not tried: {} (tp, pp, chunks) with unequal stages, of more than {} replicas or {} "
+        "forwards a step\n",
+        left_out.uneven, plan::kMostUnevenReplicas, plan::kMostUnevenForwards);
+  if (left_out.chunks > 0)
+    text += fmt::format("not tried: {} (tp, pp, chunks) with more than {} chunks a stage\n",
+                        left_out.chunks, plan::kMostSweptChunks);
+  return text;
+}
+
 }  // namespace
 
 Plan pictured(const Plan& plan) {
@@ -273,8 +286,9 @@ std::string sweep_report(const plan::SweepRequest& request, const plan::Sweep& s
       kEntryHeading, times == Times::known ? "step" : "relative", "bubble", "memory");
   for (std::size_t index = 0; index < count(sweep.fitting); ++index) {
     const plan::SweepEntry& entry = sweep.fitting[index];
-    const double relative = static_cast<double>(entry.step.step()) /
-                            static_cast<double>(sweep.fitting.front().step.step());
+    const double relative =
+        static_cast<double>(entry.step.step()) /
+        static_cast<double>(std::max<std::int64_t>(1, sweep.fitting.front().step.step()));
     text += fmt::format(
         "{}  {:>12} {:>6.1f} % {:>12}\n", entry_text(entry),
         times == Times::known ? milliseconds(entry.step.step()) : fmt::format("{:.3f}", relative),
@@ -286,6 +300,7 @@ std::string sweep_report(const plan::SweepRequest& request, const plan::Sweep& s
     text +=
         "operations counted, messages free: --flops_per_second and --bandwidth, or --profile, "
         "weigh them\n";
+  text += left_out_text(sweep.left_out);
   if (sweep.too_large.empty()) return text;
   text += fmt::format("\n{} layouts do not fit, smallest first\n{}\n", sweep.too_large.size(),
                       kEntryHeading);

@@ -37,7 +37,8 @@ plan::SweepRequest sweep_request(const RunSpec& spec, std::int64_t world_size,
           .sums = sum_width(spec),
           .checkpoints = checkpoint_image(spec),
           .memory_limit = memory_limit,
-          .profile = profile};
+          .profile = profile,
+          .loss_chunk_tokens = kernels::kLossChunkTokens};
 }
 
 Result<double> parse_bytes(std::string_view option, std::string_view text) {

@@ -8,9 +8,9 @@ namespace elaswave::app {
 namespace {
 
 // Their effect is in the facts or in other keys, or they matter at the start alone.
-constexpr std::array<std::string_view, 7> kLeftOut = {"model.preset", "data.train", "data.val",
+constexpr std::array<std::string_view, 8> kLeftOut = {"model.preset", "data.train", "data.val",
                                                       "data.format",  "data.dtype", "device.isa",
-                                                      "train.fresh"};
+                                                      "parallel.tp",  "train.fresh"};
 
 struct FactClass {
   std::string_view name;

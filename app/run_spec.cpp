@@ -75,6 +75,17 @@ Result<void> check_exact_sums(const RunSpec& spec, double epsilon) {
   return {};
 }
 
+/// Between split products the tokens of a micro-batch are divided over the slices.
+Result<void> check_rows(const RunSpec& spec) {
+  const std::int64_t tokens = spec.tokens_per_micro_batch();
+  if (tokens >= spec.layout.tensor) return {};
+  return fail({.code = Code::usage,
+               .what = "a micro-batch has fewer tokens than tensor slices",
+               .where = "parallel.tp",
+               .why = fmt::format("{} tokens for {} slices", tokens, spec.layout.tensor),
+               .fix = "use a larger train.micro_batch, or a smaller parallel.tp"});
+}
+
 }  // namespace
 
 Result<spec::ModelConfig> resolve_model(const Config::Model& model) {
@@ -106,6 +117,7 @@ Result<RunSpec> resolve(const Config& config) {
   spec.stop_at = train.stop_at;
   spec.micro_batch = train.micro_batch;
   spec.micro_batches = train.global_batch / train.micro_batch;
+  EW_TRY(check_rows(spec));
   spec.val_every = train.val_every;
   spec.val_batches = train.val_batches;
   spec.val_last = train.val_last;

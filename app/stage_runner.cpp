@@ -59,12 +59,13 @@ Result<Tally> StageRunner::train(Step step, const Source& source, const Source& 
   return run(program_, step, false, source, blank);
 }
 
-Result<Tally> StageRunner::evaluate(std::int64_t count, const Source& source, const Source& blank) {
+Result<Tally> StageRunner::evaluate(Step step, std::int64_t count, const Source& source,
+                                    const Source& blank) {
   if (count != evaluation_count_) {
     evaluation_ = evaluation_program(count);
     evaluation_count_ = count;
   }
-  return run(evaluation_, Step{0}, true, source, blank);
+  return run(evaluation_, step, true, source, blank);
 }
 
 Result<Tally> StageRunner::run(const pipeline::Program& program, Step step, bool evaluate,

@@ -51,10 +51,13 @@ class StageRunner {
   /// COLLECTIVE. Forward and backward of all micro-batches of a step. `blank` gives a stand-in for
   /// a micro-batch that could not be read: peers wait for its activations.
   Result<Tally> train(Step step, const Source& source, const Source& blank);
-  /// COLLECTIVE. Losses of micro-batches [0, count) of `source`. REQUIRES: count <= G.
-  Result<Tally> evaluate(std::int64_t count, const Source& source, const Source& blank);
+  /// COLLECTIVE. Losses of micro-batches [0, count) of `source`; `step` is for reports. REQUIRES:
+  /// count <= G.
+  Result<Tally> evaluate(Step step, std::int64_t count, const Source& source, const Source& blank);
 
   gpt::ActivationBytes activation_bytes() const { return stage_->activation_bytes(); }
+  /// Of the last pass.
+  const pipeline::RunTime& time() const { return executor_->time(); }
   std::int64_t boundary_bytes() const { return executor_->boundary_bytes(); }
   const pipeline::Program& program() const { return program_; }
 

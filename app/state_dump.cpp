@@ -28,13 +28,15 @@ Result<void> send_blocks(const StateDump& dump, int reporter) {
   return {};
 }
 
-/// COLLECTIVE. Ends on all ranks when the reporter could not make its file, before anything is
-/// sent.
+/// COLLECTIVE. Ends on all ranks when the reporter could not go on with its file. Called where no
+/// block is under way.
 Result<void> agree(const StateDump& dump, const Result<void>& mine) {
   std::int64_t failed = mine ? 0 : 1;
-  EW_TRY(comm::all_reduce_sum(dump.world, dump.group, std::span(&failed, 1), "state dump",
-                              Deadline::after(dump.world.clock(), dump.timeout)));
-  if (!mine) return mine;
+  const auto reduced =
+      comm::all_reduce_sum(dump.world, dump.group, std::span(&failed, 1), "state dump",
+                           Deadline::after(dump.world.clock(), dump.timeout));
+  if (!mine) return mine;  // the disk's word is worth more than a peer's absence
+  EW_TRY(reduced);
   if (failed == 0) return {};
   return fail({.code = Code::io,
                .what = "the state dump could not be written",
@@ -64,8 +66,10 @@ Result<void> write_block(const spec::PartSpec& part, const layout::Block& block,
   return written;
 }
 
-Result<void> write_blocks(const StateDump& dump, hdf5::Writer& writer) {
-  std::vector<std::array<hdf5::DatasetWriter, 3>> datasets(dump.inventory.tensors().size());
+using Datasets = std::vector<std::array<hdf5::DatasetWriter, kKinds.size()>>;  // by tensor
+
+Result<void> make_datasets(const StateDump& dump, hdf5::Writer& writer, Datasets& datasets) {
+  datasets.resize(dump.inventory.tensors().size());
   for (std::size_t tensor = 0; tensor < datasets.size(); ++tensor) {
     const spec::TensorSpec& spec = dump.inventory.tensors()[tensor];
     const std::span<const std::int64_t> dims =
@@ -75,6 +79,12 @@ Result<void> write_blocks(const StateDump& dump, hdf5::Writer& writer) {
                 writer.create_f32(fmt::format("/{}/{}", kKinds[kind], spec.name), dims));
     }
   }
+  return {};
+}
+
+/// The error returned is of the communication, that of the disk goes into `file`. After one of the
+/// disk the blocks are received all the same and dropped: their senders wait until they are taken.
+Result<void> write_blocks(const StateDump& dump, Datasets& datasets, Result<void>& file) {
   std::size_t mine = 0;
   std::vector<float> received;
   for (std::int64_t index = 0; index < dump.blocks.count(); ++index) {
@@ -94,8 +104,9 @@ Result<void> write_blocks(const StateDump& dump, hdf5::Writer& writer) {
                                Deadline::after(dump.world.clock(), dump.timeout)));
         values = received;
       }
-      EW_TRY(
-          write_block(part, block, values, datasets[static_cast<std::size_t>(part.tensor)][kind]));
+      if (file)
+        file =
+            write_block(part, block, values, datasets[static_cast<std::size_t>(part.tensor)][kind]);
     }
     if (own) ++mine;
   }
@@ -112,11 +123,14 @@ Result<void> dump_state(const StateDump& dump, const std::string& path) {
     return agree(dump, {});  // stays until the file is whole: closing the world has a deadline
   }
   auto writer = hdf5::Writer::create(path);
-  Result<void> made = writer ? write_attributes(dump, *writer) : fail(writer.error());
-  EW_TRY(agree(dump, made));
-  Result<void> written = write_blocks(dump, *writer);
-  if (written) written = writer->close();
-  return agree(dump, written);
+  Result<void> file = writer ? write_attributes(dump, *writer) : fail(writer.error());
+  EW_TRY(agree(dump, file));
+  Datasets datasets;
+  file = make_datasets(dump, *writer, datasets);
+  const auto received = write_blocks(dump, datasets, file);
+  if (!received) return file ? received : file;
+  if (file) file = writer->close();
+  return agree(dump, file);
 }
 
 }  // namespace elaswave::app

@@ -34,6 +34,14 @@ Result<layout::Plan> make_plan(const RunSpec& spec, const TrainerParts& parts) {
   if (std::string fault = layout::find_fault(*parts.plan, inventory.blocks(), parts.world.size());
       !fault.empty())
     return fail({.code = Code::usage, .what = "the plan is not sound", .why = std::move(fault)});
+  if (parts.plan->micro_batches != spec.micro_batches ||
+      parts.plan->tensor_degree != spec.layout.tensor ||
+      layout::place_of(*parts.plan, parts.world.world_rank()).stage < 0)
+    return fail({.code = Code::usage,
+                 .what = "the plan is for another run",
+                 .where = fmt::format("rank {}", parts.world.world_rank()),
+                 .why = "micro-batches, tensor degree or ranks differ from the run's",
+                 .fix = "make the plan for these keys and ranks"});
   return *parts.plan;
 }
 
@@ -180,6 +188,7 @@ Result<StepReport> Trainer::run_step(Step step) {
 
   optim::CommitVote vote;
   EW_TRY(compute(step, vote));
+  const pipeline::RunTime compute_time = runner_.time();
 
   world.probe(Point::before_reduce);
   {
@@ -209,7 +218,7 @@ Result<StepReport> Trainer::run_step(Step step) {
   gatherer_.start(shard_.version);  // overlaps with the next forward pass
   world.probe(Point::after_gather);
 
-  if (!profiled_) EW_TRY(measure_bubble(step, begin));
+  if (!std::exchange(profiled_, true)) EW_TRY(measure_bubble(compute_time));
 
   StepReport report{.record = record,
                     .samples = batches_.samples_after(step),
@@ -257,26 +266,18 @@ Result<void> Trainer::compute(Step step, optim::CommitVote& vote) {
   return {};
 }
 
-Result<void> Trainer::measure_bubble(Step step, Nanoseconds begin) {
-  profiled_ = true;
-  Nanoseconds end = begin;
-  std::int64_t busy = 0;
-  for (const FlightEvent& event : parts_.world.recorder().compute.snapshot()) {
-    if (event.kind != FlightKind::action || event.step != step || event.end == 0) continue;
-    busy += event.end - event.begin;
-    end = std::max(end, event.end);
-  }
-  const std::int64_t mine[] = {busy, end - begin};
+Result<void> Trainer::measure_bubble(const pipeline::RunTime& time) {
+  const std::int64_t mine[] = {time.actions, time.span};
   std::vector<std::int64_t> all(2 * static_cast<std::size_t>(group_.size()));
   EW_TRY(comm::all_gather(parts_.world, group_, std::as_bytes(std::span(mine)),
                           std::as_writable_bytes(std::span(all)), "bubble", deadline()));
-  std::int64_t total = 0, longest = 0;
+  std::int64_t actions = 0, longest = 0;
   for (std::size_t rank = 0; rank < all.size(); rank += 2) {
-    total += all[rank];
+    actions += all[rank];
     longest = std::max(longest, all[rank + 1]);
   }
   if (longest > 0)
-    bubble_ = 1 - static_cast<double>(total) / (static_cast<double>(longest) * group_.size());
+    bubble_ = 1 - static_cast<double>(actions) / (static_cast<double>(longest) * group_.size());
   return {};
 }
 
@@ -374,12 +375,14 @@ Result<std::optional<double>> Trainer::validate() {
 Result<optim::CommitVote> Trainer::validate_round(std::int64_t first, std::int64_t count) {
   EW_ASSIGN(const Tally tally,
             runner_.evaluate(
-                count, [&](std::int64_t index) { return val_batches_->in_order(first + index); },
+                shard_.version.step, count,
+                [&](std::int64_t index) { return val_batches_->in_order(first + index); },
                 [&](std::int64_t index) { return val_batches_->blank(Step{0}, index, 0); }));
   optim::CommitVote vote;
   add(tally, vote);
   vote.stop_requests = asked_to_stop() ? 1 : 0;
   std::vector<std::int64_t> words = vote.words();
+  parts_.world.set_activity({shard_.version.step, "validation"});  // no longer the last action
   EW_TRY(comm::all_reduce_sum(parts_.world, group_, words, "validation loss", deadline()));
   return optim::CommitVote::from_words(words);
 }
@@ -452,6 +455,7 @@ spec::MemoryTable Trainer::memory() const {
   use[weight_stashes] = static_cast<double>(activations.weight_stash);
   use[scratch] = static_cast<double>(activations.scratch);
   use[boundaries] = static_cast<double>(runner_.boundary_bytes());
+  use[exchange] = static_cast<double>(reducer_.buffer_bytes());
   if (checkpointer_) use[checkpoint] = static_cast<double>(checkpointer_->counts().bytes);
   return use;
 }

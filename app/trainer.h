@@ -39,7 +39,7 @@ struct StepReport {
   Nanoseconds duration = 0;              // of this step, validation apart
   std::optional<std::uint64_t> digest;
   std::optional<double> val_loss;  // nats per token
-  std::optional<double> bubble;  // after the first step of a run: idle share of all ranks' compute
+  std::optional<double> bubble;    // first step of a run: share of time outside of actions
 };
 
 /// Receives every committed step, in order, on every rank. Called inside the step loop: must not
@@ -103,8 +103,8 @@ class Trainer {
   Result<std::optional<double>> validate();
   /// COLLECTIVE. Loss of `count` micro-batches from `first` on, summed over all ranks.
   Result<optim::CommitVote> validate_round(std::int64_t first, std::int64_t count);
-  /// COLLECTIVE, once: what part of the time from `begin` to the last action of `step` ranks idled.
-  Result<void> measure_bubble(Step step, Nanoseconds begin);
+  /// COLLECTIVE, once: the share of the longest rank's time in which ranks were not in actions.
+  Result<void> measure_bubble(const pipeline::RunTime& time);
   void add(const Tally& tally, optim::CommitVote& vote);
   /// True when train.stop_at has been reached before the last step.
   bool reached_stop() const;

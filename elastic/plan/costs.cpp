@@ -15,9 +15,6 @@ using pipeline::ChunkCost;
 // enough that the smallest layer is told from its neighbours.
 constexpr std::int64_t kModelUnits = 1'000'000'000;
 
-// Time in profiles stays below eleven days, so that sums over a step fit an int64.
-constexpr double kMostNanoseconds = 1e15;
-
 std::int64_t nanoseconds(double time) {
   return static_cast<std::int64_t>(std::clamp(std::round(time), 1.0, kMostNanoseconds));
 }
@@ -96,16 +93,25 @@ LayerCosts profiled_costs(const CostProfile& profile, const CostShape& shape) {
   const auto time = [&](std::int64_t computing, double bytes) {
     return nanoseconds(static_cast<double>(computing) * share + bytes / slices * byte_time);
   };
+  const spec::LayerFlops block = spec::layer_flops(shape.config, 1);
+  std::int64_t repeated = 0;
+  if (shape.recompute == spec::Recompute::selective)
+    repeated =
+        nanoseconds(static_cast<double>(profile.block.forward) *
+                    static_cast<double>(block.selective) / static_cast<double>(block.forward));
   LayerCosts costs;
   for (std::int64_t layer = 0; layer < shape.config.layers + 2; ++layer) {
+    const bool is_block = layer > 0 && layer <= shape.config.layers;
     const ChunkCost& base = layer == 0                         ? profile.embedding
                             : layer == shape.config.layers + 1 ? profile.head
                                                                : profile.block;
     const SliceTraffic traffic = slice_traffic(shape, layer);
-    costs.layers.push_back({.forward = time(base.forward, traffic.forward),
-                            .input_gradient = time(base.input_gradient, traffic.input_gradient),
-                            .weight_gradient = time(base.weight_gradient, traffic.weight_gradient),
-                            .recompute = time(base.recompute, traffic.recompute)});
+    costs.layers.push_back(
+        {.forward = time(base.forward, traffic.forward),
+         .input_gradient = time(base.input_gradient, traffic.input_gradient),
+         .weight_gradient =
+             time(base.weight_gradient + (is_block ? repeated : 0), traffic.weight_gradient),
+         .recompute = time(base.recompute, traffic.recompute)});
   }
   costs.message =
       profile.latency + (byte_time > 0 ? nanoseconds(boundary_bytes(shape) * byte_time) : 0);

@@ -48,10 +48,18 @@ struct CostShape {
   std::int64_t micro_batch = 1;  // samples
   std::int64_t tensor = 1;
   DType storage = DType::f32;
+  spec::Recompute recompute = spec::Recompute::none;
 };
 
+/// Longest time of one part of a step, ns: eleven days, so that sums over a step fit an int64.
+inline constexpr double kMostNanoseconds = 1e15;
+
+/// Longest step, and of it the longest reduction or gather, ns: both with a step fit an int64.
+inline constexpr double kMostStep = 4e18, kMostExposed = 2e18;
+
 /// Computing in proportion to tokens and to 1 / tensor, and what slices exchange (traffic.h) at the
-/// profile's speed, which does not overlap with anything.
+/// profile's speed, which does not overlap with anything. Selective recompute adds what it computes
+/// again to W, as the share of a forward that spec::layer_flops() counts for it.
 LayerCosts profiled_costs(const CostProfile& profile, const CostShape& shape);
 
 }  // namespace elaswave::plan

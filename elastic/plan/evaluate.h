@@ -19,6 +19,11 @@ struct Evaluation {
   const StageMemory& worst() const;
 };
 
+/// Code::usage when a step could take longer than kMostStep: all of its work one after another, and
+/// what the busiest rank reduces and gathers.
+Result<void> check_times(const LayerCosts& costs, std::int64_t micro_batches,
+                         const std::vector<StageTraffic>& traffic, double bytes_per_second);
+
 /// The plan is made from counted costs, whatever `profile` says: training makes it so, too. The
 /// profile predicts how long it takes. `request.costs` is ignored. REQUIRES: request and model
 /// agree (tensor degree, recompute).

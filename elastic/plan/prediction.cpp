@@ -22,125 +22,20 @@ struct Totals {
   }
 };
 
-/// How many columns have each number of micro-batches that occurs, and the first of them.
-struct ColumnKind {
-  std::int32_t share = 0, first = 0;
-  std::int64_t count = 0;
-};
-std::vector<ColumnKind> column_kinds(const Plan& plan) {
-  std::vector<ColumnKind> kinds;
-  const std::vector<std::int32_t> shares = column_shares(plan);
-  for (std::size_t column = 0; column < shares.size(); ++column) {
-    const auto kind = std::find_if(kinds.begin(), kinds.end(), [&](const ColumnKind& known) {
-      return known.share == shares[column];
-    });
-    if (kind != kinds.end())
-      ++kind->count;
-    else
-      kinds.push_back(
-          {.share = shares[column], .first = static_cast<std::int32_t>(column), .count = 1});
-  }
-  return kinds;
-}
-
 std::int64_t beyond(double bytes, double bytes_per_second, std::int64_t hidden) {
   if (bytes_per_second <= 0) return 0;
-  const double time = bytes / bytes_per_second * 1e9;
-  return std::max<std::int64_t>(0, static_cast<std::int64_t>(std::round(time)) - hidden);
+  const double time = bytes / bytes_per_second * 1e9 - static_cast<double>(hidden);
+  // A step of more is refused before (evaluate.cpp); here the sums must not overflow.
+  return static_cast<std::int64_t>(std::clamp(std::round(time), 0.0, kMostExposed));
 }
 
-std::vector<spec::ChunkSlots> chunk_slots(const pipeline::Program& program) {
-  std::vector<spec::ChunkSlots> slots;
-  for (const pipeline::Slots& chunk : program.slots)
-    slots.push_back({.chunk = chunk.chunk,
-                     .stash = chunk.stash,
-                     .keep = chunk.keep,
-                     .weight_stash = chunk.weight_stash});
-  return slots;
-}
-
-spec::MemoryTable table_of(const spec::MemoryModel& model, const Plan& plan,
-                           const layout::Place& place, const pipeline::Program& program,
-                           std::int64_t owned) {
-  const std::vector<spec::ChunkSlots> slots = chunk_slots(program);
-  return spec::plan_memory(model, plan, place, {.chunks = slots, .boundaries = program.boundaries},
-                           owned);
-}
-
-/// The rank of each stage that needs most. Of replicas that do the same only the one that owns most
-/// in each slice is looked at.
-class WorstRanks {
- public:
-  WorstRanks(const spec::MemoryModel& model, const Plan& plan)
-      : model_(model), plan_(plan), owned_(spec::owned_elems(plan, model.blocks)) {
-    if (in_columns(plan)) shares_ = column_shares(plan);
-  }
-
-  std::vector<StageMemory> find() const {
-    std::vector<ColumnKind> kinds;
-    if (!shares_.empty()) kinds = column_kinds(plan_);
-    std::vector<StageMemory> worst(plan_.stages.size());
-    for (std::int32_t stage = 0; stage < static_cast<std::int32_t>(worst.size()); ++stage) {
-      StageMemory& most = worst[static_cast<std::size_t>(stage)];
-      for (const ColumnKind& kind : kinds) consider(stage, kind.first, most);
-      // Without columns every replica is of a kind of its own.
-      if (kinds.empty())
-        for (std::int32_t replica = 0; replica < plan_.replicas(stage); ++replica)
-          consider(stage, replica, most);
-    }
-    return worst;
-  }
-
- private:
-  std::int64_t owned(const layout::Place& place) const {
-    return owned_[static_cast<std::size_t>(place.stage)]
-                 [static_cast<std::size_t>(place.replica * plan_.tensor_degree + place.slice)];
-  }
-
-  bool alike(std::int32_t a, std::int32_t b) const {
-    if (shares_.empty()) return a == b;
-    return shares_[static_cast<std::size_t>(a)] == shares_[static_cast<std::size_t>(b)];
-  }
-
-  /// All replicas like `first`.
-  void consider(std::int32_t stage, std::int32_t first, StageMemory& most) const {
-    const pipeline::Program program = pipeline::lower(plan_, stage, first);
-    for (std::int32_t slice = 0; slice < plan_.tensor_degree; ++slice) {
-      layout::Place place{.stage = stage, .replica = first, .slice = slice};
-      for (std::int32_t replica = 0; replica < plan_.replicas(stage); ++replica) {
-        const layout::Place other{.stage = stage, .replica = replica, .slice = slice};
-        if (alike(replica, first) && owned(other) > owned(place)) place = other;
-      }
-      const spec::MemoryTable table = table_of(model_, plan_, place, program, owned(place));
-      if (most.place.stage < 0 || table.total() > most.table.total()) most = {place, table};
-    }
-  }
-
-  const spec::MemoryModel& model_;
-  const Plan& plan_;
-  std::vector<std::vector<std::int64_t>> owned_;  // as spec::owned_elems()
-  std::vector<std::int32_t> shares_;              // of columns; empty: there are none
-};
-
-}  // namespace
-
-StepPrediction predict_step(const Plan& plan, const pipeline::Costs& costs,
-                            const std::vector<StageTraffic>& traffic, double bytes_per_second) {
-  Totals totals;
-  if (in_columns(plan)) {
-    for (const ColumnKind& kind : column_kinds(plan))
-      if (kind.share > 0)
-        totals.add(pipeline::predict(column_of(plan, kind.first), costs),
-                   static_cast<double>(kind.count));
-  } else {
-    totals.add(pipeline::predict(plan, costs), 1);
-  }
+StepPrediction predict_totals(const Plan& plan, const Totals& totals, const pipeline::Costs& costs,
+                              const std::vector<StageTraffic>& traffic, double bytes_per_second) {
   StepPrediction step;
   step.makespan = totals.makespan;
-  const double available =
-      static_cast<double>(plan.schedule.size()) * static_cast<double>(totals.makespan);
-  step.bubble = available > 0 ? 1 - totals.busy / available : 0;
+  double replicas = 0;
   for (std::int32_t stage = 0; stage < static_cast<std::int32_t>(plan.stages.size()); ++stage) {
+    replicas += plan.replicas(stage);
     std::int64_t forward = 0, backward = 0;
     for (const std::int32_t chunk : layout::chunks_of_stage(plan, stage)) {
       const pipeline::ChunkCost& cost = costs.chunks[static_cast<std::size_t>(chunk)];
@@ -153,16 +48,127 @@ StepPrediction predict_step(const Plan& plan, const pipeline::Costs& costs,
     step.exposed_gather =
         std::max(step.exposed_gather, beyond(bytes.gather, bytes_per_second, forward));
   }
+  const double available = replicas * static_cast<double>(totals.makespan);
+  step.bubble = available > 0 ? 1 - totals.busy / available : 0;
   return step;
 }
 
+LoweredKind lowered(const pipeline::Program& program) {
+  LoweredKind kind{.stage = program.place.stage,
+                   .first = program.place.replica,
+                   .count = 1,
+                   .chunks = {},
+                   .boundaries = program.boundaries};
+  for (const pipeline::Slots& chunk : program.slots)
+    kind.chunks.push_back({.chunk = chunk.chunk,
+                           .stash = chunk.stash,
+                           .keep = chunk.keep,
+                           .weight_stash = chunk.weight_stash});
+  return kind;
+}
+
+}  // namespace
+
+std::vector<ColumnKind> column_kinds(const Plan& plan) {
+  const std::vector<std::int32_t> shares = column_shares(plan);
+  std::vector<ColumnKind> kinds;
+  for (std::size_t column = 0; column < shares.size(); ++column) {
+    if (column > 0 && shares[column] == shares[column - 1]) {
+      ++kinds.back().count;
+      continue;
+    }
+    const auto first = static_cast<std::int32_t>(column);
+    kinds.push_back({.first = first, .count = 1, .column = column_of(plan, first)});
+  }
+  return kinds;
+}
+
+StepPrediction predict_columns(const Plan& plan, const std::vector<ColumnKind>& kinds,
+                               const pipeline::Costs& costs,
+                               const std::vector<StageTraffic>& traffic, double bytes_per_second) {
+  Totals totals;
+  for (const ColumnKind& kind : kinds)
+    if (kind.column.micro_batches > 0)
+      totals.add(pipeline::predict(kind.column, costs), kind.count);
+  return predict_totals(plan, totals, costs, traffic, bytes_per_second);
+}
+
+StepPrediction predict_step(const Plan& plan, const pipeline::Costs& costs,
+                            const std::vector<StageTraffic>& traffic, double bytes_per_second) {
+  if (in_columns(plan))
+    return predict_columns(plan, column_kinds(plan), costs, traffic, bytes_per_second);
+  Totals totals;
+  totals.add(pipeline::predict(plan, costs), 1);
+  return predict_totals(plan, totals, costs, traffic, bytes_per_second);
+}
+
+std::vector<LoweredKind> lower_columns(const std::vector<ColumnKind>& kinds) {
+  std::vector<LoweredKind> all;
+  for (const ColumnKind& kind : kinds)
+    for (std::int32_t stage = 0; stage < static_cast<std::int32_t>(kind.column.stages.size());
+         ++stage) {
+      LoweredKind& one = all.emplace_back(lowered(pipeline::lower(kind.column, stage, 0)));
+      one.first = kind.first;
+      one.count = kind.count;
+    }
+  return all;
+}
+
+std::vector<LoweredKind> lower_kinds(const Plan& plan) {
+  if (in_columns(plan)) return lower_columns(column_kinds(plan));
+  // Every replica is of a kind of its own.
+  std::vector<LoweredKind> all;
+  for (std::int32_t stage = 0; stage < static_cast<std::int32_t>(plan.stages.size()); ++stage)
+    for (std::int32_t replica = 0; replica < plan.replicas(stage); ++replica)
+      all.push_back(lowered(pipeline::lower(plan, stage, replica)));
+  return all;
+}
+
+std::vector<StageMemory> worst_ranks(const spec::MemoryModel& model, const Plan& plan,
+                                     const std::vector<LoweredKind>& kinds,
+                                     const spec::OwnedByStage& owned) {
+  const spec::PlanMemory memory(model, plan);
+  std::vector<StageMemory> worst(plan.stages.size());
+  for (const LoweredKind& kind : kinds) {
+    const auto& members = owned[static_cast<std::size_t>(kind.stage)];
+    const auto owned_by = [&](std::int32_t replica, std::int32_t slice) -> const spec::OwnedElems& {
+      return members[static_cast<std::size_t>(replica * plan.tensor_degree + slice)];
+    };
+    StageMemory& most = worst[static_cast<std::size_t>(kind.stage)];
+    for (std::int32_t slice = 0; slice < plan.tensor_degree; ++slice) {
+      // Of those that do the same only the one that owns most.
+      std::int32_t heaviest = kind.first;
+      double bytes = memory.owned_bytes(owned_by(heaviest, slice));
+      for (std::int32_t replica = kind.first + 1; replica < kind.first + kind.count; ++replica) {
+        const double other = memory.owned_bytes(owned_by(replica, slice));
+        if (other <= bytes) continue;
+        heaviest = replica;
+        bytes = other;
+      }
+      const layout::Place place{.stage = kind.stage, .replica = heaviest, .slice = slice};
+      const spec::MemoryTable table = memory.table(
+          place, {.chunks = kind.chunks, .boundaries = kind.boundaries}, owned_by(heaviest, slice));
+      if (most.place.stage < 0 || table.total() > most.table.total()) most = {place, table};
+    }
+  }
+  return worst;
+}
+
 std::vector<StageMemory> predict_memory(const spec::MemoryModel& model, const Plan& plan) {
-  return WorstRanks(model, plan).find();
+  return worst_ranks(model, plan, lower_kinds(plan), spec::owned_elems(plan, model.blocks));
+}
+
+const StageMemory& worst_of(const std::vector<StageMemory>& stages) {
+  return *std::max_element(
+      stages.begin(), stages.end(),
+      [](const StageMemory& a, const StageMemory& b) { return a.table.total() < b.table.total(); });
 }
 
 spec::MemoryTable memory_of_rank(const spec::MemoryModel& model, const Plan& plan,
-                                 const layout::Place& place, std::int64_t owned) {
-  return table_of(model, plan, place, pipeline::lower(plan, place.stage, place.replica), owned);
+                                 const layout::Place& place, const spec::OwnedElems& owned) {
+  const LoweredKind kind = lowered(pipeline::lower(plan, place.stage, place.replica));
+  return spec::PlanMemory(model, plan)
+      .table(place, {.chunks = kind.chunks, .boundaries = kind.boundaries}, owned);
 }
 
 }  // namespace elaswave::plan

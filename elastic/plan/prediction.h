@@ -22,21 +22,51 @@ struct StepPrediction {
   std::int64_t step() const { return makespan + exposed_reduce + exposed_gather; }
 };
 
+/// Replicas that do the same, side by side: those of every stage from `first` on.
+struct ColumnKind {
+  std::int32_t first = 0, count = 0;
+  layout::Plan column;  // one of them, as column_of()
+};
+/// One for each number of micro-batches that occurs. REQUIRES: in_columns(plan), and columns with
+/// as many stand together, as in a plan of healthy_plan().
+std::vector<ColumnKind> column_kinds(const layout::Plan& plan);
+
 /// REQUIRES: a plan of healthy_plan(): equal pipelines with as many micro-batches are alike, and
 /// are predicted once.
 StepPrediction predict_step(const layout::Plan& plan, const pipeline::Costs& costs,
                             const std::vector<StageTraffic>& traffic, double bytes_per_second);
+/// The same of columns alone. Of `plan` stages and chunks are read.
+StepPrediction predict_columns(const layout::Plan& plan, const std::vector<ColumnKind>& kinds,
+                               const pipeline::Costs& costs,
+                               const std::vector<StageTraffic>& traffic, double bytes_per_second);
+
+/// What lowering gives for replicas of a stage that do the same.
+struct LoweredKind {
+  std::int32_t stage = 0, first = 0, count = 0;
+  std::vector<spec::ChunkSlots> chunks;
+  std::int32_t boundaries = 0;
+};
+std::vector<LoweredKind> lower_columns(const std::vector<ColumnKind>& kinds);
+/// REQUIRES: as predict_step().
+std::vector<LoweredKind> lower_kinds(const layout::Plan& plan);
 
 /// The rank of a stage that needs most.
 struct StageMemory {
   layout::Place place;
   spec::MemoryTable table;
 };
-/// By stage. REQUIRES: as predict_step().
+/// By stage. Of `plan` stages and chunks are read.
+std::vector<StageMemory> worst_ranks(const spec::MemoryModel& model, const layout::Plan& plan,
+                                     const std::vector<LoweredKind>& kinds,
+                                     const spec::OwnedByStage& owned);
+/// REQUIRES: as predict_step().
 std::vector<StageMemory> predict_memory(const spec::MemoryModel& model, const layout::Plan& plan);
+
+/// The stage whose worst rank needs most. REQUIRES: there is one.
+const StageMemory& worst_of(const std::vector<StageMemory>& stages);
 
 /// Memory of one rank: its row is lowered for its slots.
 spec::MemoryTable memory_of_rank(const spec::MemoryModel& model, const layout::Plan& plan,
-                                 const layout::Place& place, std::int64_t owned);
+                                 const layout::Place& place, const spec::OwnedElems& owned);
 
 }  // namespace elaswave::plan

@@ -94,6 +94,12 @@ Plan column_of(const Plan& plan, std::int32_t column) {
   return single;
 }
 
+Result<Plan> make_column(const Plan& plan, std::int32_t micro_batches, const RowsRequest& request) {
+  Plan column = single_column(plan, micro_batches);
+  EW_ASSIGN(column.schedule, column_rows(plan, micro_batches, request));
+  return column;
+}
+
 Result<std::vector<Row>> make_rows(const Plan& plan, const RowsRequest& request) {
   if (!in_columns(plan)) {
     if (!request.maker.schedule) return list_rows(plan, request);
@@ -130,13 +136,13 @@ Result<std::vector<Row>> make_rows(const Plan& plan, const RowsRequest& request)
 }
 
 Result<std::int64_t> predicted_makespan(const Plan& plan, const RowsRequest& request) {
-  Plan sample = plan;
+  Plan sample;
   if (in_columns(plan)) {
     const std::vector<std::int32_t> shares = column_shares(plan);
     const std::int32_t most = *std::max_element(shares.begin(), shares.end());
-    sample = single_column(plan, most);
-    EW_ASSIGN(sample.schedule, column_rows(plan, most, request));
+    EW_ASSIGN(sample, make_column(plan, most, request));
   } else {
+    sample = plan;
     EW_ASSIGN(sample.schedule, make_rows(plan, request));
   }
   return pipeline::predict(sample, request.costs).makespan;

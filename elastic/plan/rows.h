@@ -47,6 +47,11 @@ std::vector<std::int32_t> column_shares(const layout::Plan& plan);
 /// no columns.
 Result<std::vector<layout::Row>> make_rows(const layout::Plan& plan, const RowsRequest& request);
 
+/// One pipeline of `plan`'s stages with `micro_batches` of its own, as column_of(), with its rows.
+/// Errors as make_rows().
+Result<layout::Plan> make_column(const layout::Plan& plan, std::int32_t micro_batches,
+                                 const RowsRequest& request);
+
 /// The makespan of the longest column, or of the whole plan without columns, ns.
 Result<std::int64_t> predicted_makespan(const layout::Plan& plan, const RowsRequest& request);
 

@@ -12,8 +12,9 @@ namespace elaswave::plan {
 /// Chunks of a stage are tried up to this number: bubbles shrink with 1 / chunks, messages grow.
 inline constexpr std::int32_t kMostSweptChunks = 4;
 /// Stages of unequal numbers of replicas are tried up to so many replicas in all: they have no
-/// equal pipelines to stand for the rest.
+/// equal pipelines to stand for the rest. And up to so many forwards a step, over all chunks.
 inline constexpr std::int32_t kMostUnevenReplicas = 64;
+inline constexpr std::int64_t kMostUnevenForwards = 5'000;
 
 struct SweepRequest {
   const spec::ModelConfig& config;
@@ -25,11 +26,12 @@ struct SweepRequest {
   spec::CheckpointImage checkpoints = spec::CheckpointImage::none;
   double memory_limit = 0;  // bytes of a rank; 0: none
   CostProfile profile;
+  std::int64_t loss_chunk_tokens = 0;  // as in spec::MemoryModel
 };
 
 struct SweepEntry {
   std::int32_t tensor = 1, pipeline = 1, chunks = 1;
-  std::string schedule;  // as in HealthyPlan
+  std::string schedule;  // as in parallel.schedule
   spec::Recompute recompute = spec::Recompute::none;
   bool uneven = false;  // stages differ in replicas
   StepPrediction step;
@@ -38,16 +40,25 @@ struct SweepEntry {
   spec::MemoryTerm largest = spec::MemoryTerm::weights;  // of its terms
 };
 
+/// (tp, pp, chunks) that were not tried because of the limits above.
+struct LeftOut {
+  std::int64_t uneven = 0, chunks = 0;
+  bool any() const { return uneven + chunks > 0; }
+};
+
 struct Sweep {
   std::vector<SweepEntry> fitting;    // fastest first
   std::vector<SweepEntry> too_large;  // smallest first
+  LeftOut left_out;
 };
 
 /// Tensor degrees that divide world and model, every number of stages and chunks that layers and
-/// ranks allow (see the limits above; a single stage has one chunk and 1F1B), every published
-/// schedule whose precondition holds, the list scheduler where stages differ, all three kinds of
-/// recompute. Equals are ordered by memory, then
-/// as tried.
+/// ranks allow (see the limits above), every published schedule whose precondition holds, `auto`
+/// where stages differ, all three kinds of recompute. A single stage has one chunk, 1F1B and no
+/// full recompute, which would recompute nothing. Equals are ordered by memory, then as tried.
+/// Schedules are not proved here: that is done when one of them is planned.
+///
+/// ERRORS: when nothing could be evaluated, why the first layout was refused (Code::usage).
 Result<Sweep> sweep(const SweepRequest& request);
 
 }  // namespace elaswave::plan

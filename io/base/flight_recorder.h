@@ -1,5 +1,5 @@
 // The last things a rank did: every action of the executor, every wait and every message enters it
-// first. Hang reports, traces and the measured bubble come from here. Fixed memory, no locks.
+// first. Hang reports and traces come from here. Fixed memory, no locks.
 #pragma once
 
 #include <atomic>
@@ -15,22 +15,19 @@ namespace elaswave {
 
 enum class FlightKind : std::uint8_t {
   action,  // F, B, I, W, R: `detail` the op, chunk, micro_batch
-  phase,   // reduce, log, commit, update, gather, ...: `detail` a FlightPhase
+  phase,   // reduce, log, commit, ...: `detail` a FlightPhase
   wait,    // of the compute thread: `detail` the channel, peer
   send,    // a message from its start to the transport's word that it is done; `detail` the channel
   receive,  // likewise, from posting to delivery
 };
 
 enum class FlightPhase : std::uint8_t {
-  forward_wait,  // for working weights
   reduce,
   log,
   commit,
   update,
-  gather,
   digest,
   validation,
-  checkpoint,
   count,
 };
 

@@ -4,10 +4,16 @@
 
 namespace elaswave::layers {
 
+// The plan counts what is allocated here.
+static_assert(spec::logits_stride(37) == kernels::logits_stride(37));
+static_assert(spec::logits_stride(1024) == kernels::logits_stride(1024));
+
 SlicedHeadScratch::SlicedHeadScratch(const Context& context) {
-  const std::int64_t tokens = std::min(context.tokens(), kernels::kLossChunkTokens);
-  const std::int64_t vocab = ceil_div(context.config.vocab, std::int64_t{context.slices()});
-  logits_NV = Activation(tokens, kernels::logits_stride(vocab), DType::f32);
+  const spec::SlicedHeadShape shape =
+      spec::sliced_head(spec::StashShape(context.config, context.micro_batch, context.slices()),
+                        kernels::kLossChunkTokens);
+  const std::int64_t tokens = shape.logits.rows;
+  logits_NV = Activation(tokens, shape.logits.cols, DType::f32);
   stats_N.resize(static_cast<std::size_t>(tokens));
   total_N.resize(stats_N.size());
   stats_SN.resize(stats_N.size() * static_cast<std::size_t>(context.slices()));

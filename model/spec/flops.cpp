@@ -18,7 +18,9 @@ LayerFlops layer_flops(const ModelConfig& config, std::int64_t layer) {
   return {.forward = products + attention,
           .input_gradient = products + 2 * attention,
           .weight_gradient = products,
-          .recompute = products + attention};
+          .recompute = products + attention,
+          // A norm reads and writes C, GELU 4 C, f32: 4 x (2 x 2 C + 2 x 4 C) bytes.
+          .selective = 48 * C * kOperationsPerByte};
 }
 
 }  // namespace elaswave::spec

@@ -1,69 +1,39 @@
 #include "model/spec/memory.h"
 
 #include <algorithm>
+#include <numeric>
+#include <utility>
+
+#include "io/base/error.h"
 
 namespace elaswave::spec {
 namespace {
 
 constexpr double kFloat = sizeof(float);
 
-/// Bytes of one element of a part's working copy; vectors are always f32.
-double elem_bytes(const MemoryModel& model, std::int32_t part) {
-  const TensorSpec& tensor = model.inventory.tensor(model.inventory.part(part).tensor);
-  return static_cast<double>(size_bytes(tensor.storage));
+double sum_bytes(const MemoryModel& model) {
+  return model.sums == SumWidth::exact ? 8 : 4;
 }
 
-class RankMemory {
+std::int32_t stage_of(const layout::Plan& plan, std::int32_t layer) {
+  return layer < 0 ? -1 : plan.stage_of_layer(layer);
+}
+
+/// What the chunks of one rank need.
+class ChunkMemory {
  public:
-  RankMemory(const MemoryModel& model, const layout::Plan& plan, const layout::Place& place)
-      : model_(model),
-        plan_(plan),
-        place_(place),
-        shape_(model.config, model.micro_batch, plan.tensor_degree) {}
+  ChunkMemory(const MemoryModel& model, const layout::Plan& plan, const StashShape& shape,
+              MemoryTable& table)
+      : model_(model), plan_(plan), shape_(shape), table_(table) {}
 
-  MemoryTable table(const RankSlots& slots, std::int64_t owned) {
-    add_parts();
-    const auto elems = static_cast<double>(owned);
-    table_[MemoryTerm::optimizer] = 3 * kFloat * elems;
-    table_[MemoryTerm::log] = kFloat * elems;
-    // Backups are dealt like owners, so a rank keeps as much for others as it owns.
-    table_[MemoryTerm::backups] = 4 * kFloat * elems * static_cast<double>(model_.backups);
-    if (model_.checkpoints == CheckpointImage::kept)
-      table_[MemoryTerm::checkpoint] = 3 * kFloat * elems;
-    for (const ChunkSlots& chunk : slots.chunks) add_chunk(chunk);
-    table_[MemoryTerm::scratch] =
-        layer_scratch(shape_, model_.recompute, kinds_).size_bytes(model_.storage);
-    table_[MemoryTerm::boundaries] =
-        slots.boundaries * block_input(shape_).size_bytes(model_.storage);
-    add_exchange();
-    return table_;
-  }
-
- private:
-  bool holds_layer(std::int32_t layer) const {
-    return layer >= 0 && plan_.stage_of_layer(layer) == place_.stage;
-  }
-  bool is_block(std::int32_t layer) const { return layer > 0 && layer + 1 < plan_.layers(); }
-
-  void add_parts() {
-    const double sum_bytes = model_.sums == SumWidth::exact ? 8 : 4;
-    for (std::int32_t index = 0; index < model_.blocks.parts(); ++index) {
-      const layout::PartExtent& part = model_.blocks.part(index);
-      const bool reads = holds_layer(part.layer) || holds_layer(part.tied_layer);
-      if (!reads || (part.slice >= 0 && part.slice != place_.slice)) continue;
-      const auto elems = static_cast<double>(part.elems);
-      table_[MemoryTerm::weights] += elem_bytes(model_, index) * elems;
-      table_[MemoryTerm::sums] += sum_bytes * elems;
-    }
-  }
-
-  void add_chunk(const ChunkSlots& slots) {
+  void add(const ChunkSlots& slots) {
     const layout::LayerRange range = layout::layers_of_chunk(plan_, slots.chunk);
-    std::int64_t blocks = 0;
-    for (std::int32_t layer = range.begin; layer < range.end; ++layer) blocks += is_block(layer);
+    const std::int32_t head = plan_.layers() - 1;
+    const std::int32_t blocks = std::max(0, std::min(range.end, head) - std::max(range.begin, 1));
     const DType storage = model_.storage;
     if (blocks > 0) {
       kinds_.blocks = true;
+      stashes_ = stashes_ || slots.stash > 0;
       const double one = block_stash(shape_, model_.recompute).size_bytes(storage);
       const double inner = block_input(shape_).size_bytes(storage);
       table_[MemoryTerm::stashes] += slots.stash * (static_cast<double>(blocks) * one +
@@ -71,60 +41,135 @@ class RankMemory {
       table_[MemoryTerm::weight_stashes] += slots.weight_stash * static_cast<double>(blocks) *
                                             weight_stash(shape_).size_bytes(storage);
     }
-    if (range.end < plan_.layers()) return;
+    if (range.end <= head) return;
     kinds_.head = true;
-    const bool alone = range.end - range.begin == 1;
+    const HeadInput input = blocks > 0 ? HeadInput::own : HeadInput::boundary;
+    // Validation needs one where no micro-batch is trained on.
     table_[MemoryTerm::head] +=
-        slots.keep *
-        head_stash(shape_, alone ? HeadInput::boundary : HeadInput::own).size_bytes(storage);
+        std::max(slots.keep, 1) * head_stash(shape_, input).size_bytes(storage);
+    if (shape_.slices > 1) return;
     const auto rows = static_cast<double>(std::min(shape_.tokens, model_.loss_chunk_tokens));
-    table_[MemoryTerm::logits] =
-        kFloat * rows * static_cast<double>(ceil_div(model_.config.vocab, shape_.slices));
+    table_[MemoryTerm::logits] = kFloat * rows * static_cast<double>(model_.config.vocab);
   }
 
-  /// A rank receives from each other member of a layer what it owns of it: a share of
-  /// 1 / members of (members - 1) copies.
-  void add_exchange() {
-    const double sum_bytes = model_.sums == SumWidth::exact ? 8 : 4;
-    std::vector<double> layers;  // bytes that arrive
-    for (std::int32_t layer = 0; layer < plan_.layers(); ++layer) {
-      if (!holds_layer(layer)) continue;
-      double elems = 0;
-      const std::int64_t first = model_.blocks.layer_begin(layer);
-      const std::int64_t last = model_.blocks.layer_begin(layer + 1) - 1;
-      for (std::int32_t part = model_.blocks.block(first).part;
-           part <= model_.blocks.block(last).part; ++part) {
-        const std::int32_t slice = model_.blocks.part(part).slice;
-        if (slice < 0 || slice == place_.slice)
-          elems += static_cast<double>(model_.blocks.part(part).elems);
-      }
-      const auto members = static_cast<double>(plan_.replicas(place_.stage));
-      layers.push_back(sum_bytes * elems * (members - 1) / members);
-    }
-    const std::size_t window = std::min<std::size_t>(kExchangeWindow, layers.size());
-    std::partial_sort(layers.begin(), layers.begin() + static_cast<std::ptrdiff_t>(window),
-                      layers.end(), std::greater<>());
-    for (std::size_t index = 0; index < window; ++index)
-      table_[MemoryTerm::exchange] += layers[index];
-    // Peers' partial sums of this slice's rows (comm::SliceGroup).
-    table_[MemoryTerm::exchange] +=
-        static_cast<double>(shape_.slices - 1) * block_input(shape_).size_bytes(model_.storage);
+  void add_scratch() {
+    double& bytes = table_[MemoryTerm::scratch];
+    bytes += layer_scratch(shape_, model_.recompute, kinds_).size_bytes(model_.storage);
+    if (kinds_.head) bytes += sliced_head(shape_, model_.loss_chunk_tokens).size_bytes();
+    // F under full recompute keeps nothing; validation has no stash to borrow on an idle rank.
+    if (kinds_.blocks && (model_.recompute == Recompute::full || !stashes_))
+      bytes += block_stash(shape_, model_.recompute).size_bytes(model_.storage);
   }
 
+ private:
   const MemoryModel& model_;
   const layout::Plan& plan_;
-  layout::Place place_;
-  StashShape shape_;
+  const StashShape& shape_;
+  MemoryTable& table_;
   LayerKinds kinds_;
-  MemoryTable table_;
+  bool stashes_ = false;
+};
+
+/// Kinds of units, as bits: who shares them. Bit 0: all slices; bit 1: also the tied layer's stage.
+constexpr std::size_t kReplicated = 1, kTied = 2, kUnitKinds = 4;
+
+/// Two units that follow each other, the largest such pair, by what their kinds have at least. What
+/// a member owns nothing of is not sent to it.
+class LargestNeighbours {
+ public:
+  void add(std::size_t kind, std::int64_t elems) {
+    for (std::size_t least = 0; least < kUnitKinds; ++least) {
+      if ((kind & least) != least) continue;
+      Pair& pair = pairs_[least];
+      pair.most = std::max(pair.most, pair.last + elems);
+      pair.last = elems;
+    }
+  }
+  std::int64_t of(std::size_t least) const { return pairs_[least].most; }
+
+ private:
+  struct Pair {
+    std::int64_t last = 0, most = 0;
+  };
+  std::array<Pair, kUnitKinds> pairs_{};
+};
+
+/// One pass over the blocks of a plan.
+class Ownership {
+ public:
+  Ownership(const layout::Plan& plan, const layout::BlockTable& blocks)
+      : plan_(plan), blocks_(blocks) {
+    for (std::int32_t stage = 0; stage < static_cast<std::int32_t>(plan.stages.size()); ++stage) {
+      const auto members = static_cast<std::size_t>(plan.replicas(stage) * plan.tensor_degree);
+      owned_.emplace_back(members);
+      largest_.emplace_back(members);
+      tied_stage_.push_back(-1);
+    }
+  }
+
+  OwnedByStage find() && {
+    for (std::int32_t layer = blocks_.layers(); layer-- > 0;) add_layer(layer);
+    for (std::size_t stage = 0; stage < owned_.size(); ++stage)
+      for (std::size_t member = 0; member < owned_[stage].size(); ++member)
+        owned_[stage][member].arriving = arriving(stage, largest_[stage][member]);
+    return std::move(owned_);
+  }
+
+ private:
+  void add_layer(std::int32_t layer) {
+    const std::int32_t home = plan_.stage_of_layer(layer);
+    const auto stage = static_cast<std::size_t>(home);
+    units_.assign(owned_[stage].size(), {});
+    kinds_.clear();
+    for (std::int64_t index = blocks_.layer_begin(layer); index < blocks_.layer_begin(layer + 1);
+         ++index) {
+      const layout::Block& block = blocks_.block(index);
+      const layout::PartExtent& part = blocks_.part(block.part);
+      const std::int32_t tied = stage_of(plan_, part.tied_layer);
+      std::size_t kind = part.slice < 0 || plan_.tensor_degree == 1 ? kReplicated : 0;
+      if (tied >= 0 && tied != home) {
+        kind |= kTied;
+        tied_stage_[stage] = tied;
+      }
+      const auto member = static_cast<std::size_t>(plan_.owner[static_cast<std::size_t>(index)]);
+      if (std::find(kinds_.begin(), kinds_.end(), kind) == kinds_.end()) kinds_.push_back(kind);
+      owned_[stage][member].elems += block.elems;
+      units_[member][kind] += block.elems;
+    }
+    for (std::size_t member = 0; member < units_.size(); ++member)
+      for (const std::size_t kind : kinds_)
+        if (units_[member][kind] > 0) largest_[stage][member].add(kind, units_[member][kind]);
+  }
+
+  /// Peers of the same slice share all units, those of others what all slices hold; a tied stage
+  /// the tied ones of these.
+  std::int64_t arriving(std::size_t stage, const LargestNeighbours& largest) const {
+    const std::int64_t others = plan_.tensor_degree - 1;
+    const std::int64_t replicas = plan_.replicas(static_cast<std::int32_t>(stage));
+    std::int64_t elems =
+        (replicas - 1) * largest.of(0) + replicas * others * largest.of(kReplicated);
+    if (tied_stage_[stage] >= 0)
+      elems += plan_.replicas(tied_stage_[stage]) *
+               (largest.of(kTied) + others * largest.of(kTied | kReplicated));
+    return elems;
+  }
+
+  const layout::Plan& plan_;
+  const layout::BlockTable& blocks_;
+  OwnedByStage owned_;
+  std::vector<std::vector<LargestNeighbours>> largest_;
+  std::vector<std::int32_t> tied_stage_;  // by home stage; -1: none
+  std::vector<std::size_t> kinds_;        // of one layer, in the order of their first parts
+  std::vector<std::array<std::int64_t, kUnitKinds>> units_;  // of one layer, by member
 };
 
 }  // namespace
 
 std::string_view name(MemoryTerm term) {
   constexpr std::array<std::string_view, kMemoryTerms> names = {
-      "weights",        "gradient sums", "optimizer",  "log",    "backups",  "stashes",   "head",
-      "weight stashes", "scratch",       "boundaries", "logits", "exchange", "checkpoint"};
+      "weights", "gradient sums", "optimizer",      "log",       "backups",
+      "stashes", "head",          "weight stashes", "scratch",   "boundaries",
+      "logits",  "exchange",      "slice sums",     "checkpoint"};
   return names[static_cast<std::size_t>(term)];
 }
 
@@ -138,24 +183,71 @@ MemoryTerm MemoryTable::largest() const {
   return static_cast<MemoryTerm>(std::max_element(bytes.begin(), bytes.end()) - bytes.begin());
 }
 
-std::vector<std::vector<std::int64_t>> owned_elems(const layout::Plan& plan,
-                                                   const layout::BlockTable& blocks) {
-  std::vector<std::vector<std::int64_t>> owned(plan.stages.size());
-  for (std::size_t stage = 0; stage < owned.size(); ++stage)
-    owned[stage].resize(plan.stages[stage].replicas.size() *
-                        static_cast<std::size_t>(plan.tensor_degree));
-  for (std::int64_t index = 0; index < blocks.count(); ++index) {
-    const layout::Block& block = blocks.block(index);
-    const auto stage = static_cast<std::size_t>(plan.stage_of_layer(block.layer));
-    owned[stage][static_cast<std::size_t>(plan.owner[static_cast<std::size_t>(index)])] +=
-        block.elems;
-  }
-  return owned;
+OwnedByStage owned_elems(const layout::Plan& plan, const layout::BlockTable& blocks) {
+  return Ownership(plan, blocks).find();
 }
 
-MemoryTable plan_memory(const MemoryModel& model, const layout::Plan& plan,
-                        const layout::Place& place, const RankSlots& slots, std::int64_t owned) {
-  return RankMemory(model, plan, place).table(slots, owned);
+PlanMemory::PlanMemory(const MemoryModel& model, const layout::Plan& plan)
+    : model_(model),
+      plan_(plan),
+      held_(plan.stages.size() * static_cast<std::size_t>(plan.tensor_degree)) {
+  EW_CHECK(model.loss_chunk_tokens > 0, "logits of {} tokens at once", model.loss_chunk_tokens);
+  for (std::int32_t index = 0; index < model.blocks.parts(); ++index) {
+    const layout::PartExtent& part = model.blocks.part(index);
+    const std::int32_t home = plan.stage_of_layer(part.layer);
+    const std::int32_t tied = stage_of(plan, part.tied_layer);
+    add_part(index, home);
+    if (tied >= 0 && tied != home) add_part(index, tied);
+  }
+}
+
+void PlanMemory::add_part(std::int32_t index, std::int32_t stage) {
+  const layout::PartExtent& part = model_.blocks.part(index);
+  const auto elems = static_cast<double>(part.elems);
+  // Vectors are always f32.
+  const DType storage = model_.inventory.tensor(model_.inventory.part(index).tensor).storage;
+  const std::int32_t first = part.slice < 0 ? 0 : part.slice;
+  const std::int32_t end = part.slice < 0 ? plan_.tensor_degree : part.slice + 1;
+  for (std::int32_t slice = first; slice < end; ++slice) {
+    held(stage, slice).weight_bytes += static_cast<double>(size_bytes(storage)) * elems;
+    held(stage, slice).elems += elems;
+  }
+}
+
+void PlanMemory::add_owned(const OwnedElems& owned, MemoryTable& table) const {
+  const auto elems = static_cast<double>(owned.elems);
+  table[MemoryTerm::optimizer] = 3 * kFloat * elems;
+  table[MemoryTerm::log] = kFloat * elems;
+  // Backups are dealt like owners, so a rank keeps as much for others as it owns.
+  table[MemoryTerm::backups] = 4 * kFloat * elems * static_cast<double>(model_.backups);
+  if (model_.checkpoints == CheckpointImage::kept)
+    table[MemoryTerm::checkpoint] = 3 * kFloat * elems;
+  table[MemoryTerm::exchange] = sum_bytes(model_) * static_cast<double>(owned.arriving);
+}
+
+double PlanMemory::owned_bytes(const OwnedElems& owned) const {
+  MemoryTable table;
+  add_owned(owned, table);
+  return table.total();
+}
+
+MemoryTable PlanMemory::table(const layout::Place& place, const RankSlots& slots,
+                              const OwnedElems& owned) const {
+  MemoryTable table;
+  const Held& parts =
+      held_[static_cast<std::size_t>(place.stage * plan_.tensor_degree + place.slice)];
+  table[MemoryTerm::weights] = parts.weight_bytes;
+  table[MemoryTerm::sums] = sum_bytes(model_) * parts.elems;
+  add_owned(owned, table);
+  const StashShape shape(model_.config, model_.micro_batch, plan_.tensor_degree, place.slice);
+  ChunkMemory chunks(model_, plan_, shape, table);
+  for (const ChunkSlots& chunk : slots.chunks) chunks.add(chunk);
+  chunks.add_scratch();
+  table[MemoryTerm::boundaries] = slots.boundaries * block_input(shape).size_bytes(model_.storage);
+  // f32 throughout (comm::SliceGroup).
+  table[MemoryTerm::slice_sums] =
+      static_cast<double>(shape.slices - 1) * block_input(shape).size_bytes(DType::f32);
+  return table;
 }
 
 }  // namespace elaswave::spec

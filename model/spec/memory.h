@@ -23,16 +23,16 @@ enum class MemoryTerm : std::uint8_t {
   stashes,         // F (R) to B or W
   head,            // the head's part of them, F to B or I
   weight_stashes,  // I to W
-  scratch,         // of one call at a time
-  boundaries,      // matrices between chunks
-  logits,          // of one chunk of tokens, f32
-  exchange,        // arriving sums of kExchangeWindow layers; sums over slices
-  checkpoint,      // a copy of master weights and moments for the writer beside training
+  scratch,     // of one call at a time, with the logits of a slice of the head, and of one block
+               // of which nothing is kept
+  boundaries,  // matrices between chunks
+  logits,      // of one chunk of tokens, f32, with one slice
+  exchange,    // sums arriving from each peer
+  slice_sums,  // arriving rows of the other slices' partial sums
+  checkpoint,  // a copy of master weights and moments for the writer beside training
   count,
 };
 inline constexpr std::size_t kMemoryTerms = static_cast<std::size_t>(MemoryTerm::count);
-/// Layers whose sums may arrive at once (parallel/zero).
-inline constexpr std::int64_t kExchangeWindow = 2;
 std::string_view name(MemoryTerm term);
 
 /// Bytes, as doubles: legal keys can ask for more than 2^63.
@@ -59,8 +59,8 @@ struct MemoryModel {
   SumWidth sums = SumWidth::exact;
   Recompute recompute = Recompute::none;
   CheckpointImage checkpoints = CheckpointImage::none;
-  std::int64_t backups = 0;              // of each block, in other domains
-  std::int64_t loss_chunk_tokens = 256;  // rows of logits at once (kernels::kLossChunkTokens)
+  std::int64_t backups = 0;            // of each block, in other domains
+  std::int64_t loss_chunk_tokens = 0;  // rows of logits at once: above 0, kernels::kLossChunkTokens
 };
 
 /// Slots of a chunk as the schedule needs them (pipeline::Slots).
@@ -73,13 +73,44 @@ struct RankSlots {
   std::int32_t boundaries = 0;
 };
 
-/// Elements that each member of each stage owns: [stage][replica * tensor_degree + slice]. One pass
-/// over all blocks.
-std::vector<std::vector<std::int64_t>> owned_elems(const layout::Plan& plan,
-                                                   const layout::BlockTable& blocks);
+/// Elements of the blocks that a rank owns.
+struct OwnedElems {
+  std::int64_t elems = 0;
+  /// Of the buffers for sums on their way here (zero::Reducer): for each peer what this rank owns
+  /// of two neighbouring units, the largest such pair. A unit is the parts of a layer with the same
+  /// members; units follow each other from the last layer to the first, as backward passes do.
+  std::int64_t arriving = 0;
+};
+/// Of each member of each stage: [stage][replica * tensor_degree + slice]. One pass over all
+/// blocks.
+using OwnedByStage = std::vector<std::vector<OwnedElems>>;
+OwnedByStage owned_elems(const layout::Plan& plan, const layout::BlockTable& blocks);
 
-/// `owned` is this rank's entry of owned_elems().
-MemoryTable plan_memory(const MemoryModel& model, const layout::Plan& plan,
-                        const layout::Place& place, const RankSlots& slots, std::int64_t owned);
+/// Memory of the ranks of one layout; schedules may differ. The arguments must outlive it.
+class PlanMemory {
+ public:
+  /// Of `plan` no route, row or owner is read.
+  PlanMemory(const MemoryModel& model, const layout::Plan& plan);
+
+  /// `owned` is the rank's entry of owned_elems().
+  MemoryTable table(const layout::Place& place, const RankSlots& slots,
+                    const OwnedElems& owned) const;
+  /// The part of it that grows with what a rank owns.
+  double owned_bytes(const OwnedElems& owned) const;
+
+ private:
+  struct Held {
+    double weight_bytes = 0, elems = 0;
+  };
+  Held& held(std::int32_t stage, std::int32_t slice) {
+    return held_[static_cast<std::size_t>(stage * plan_.tensor_degree + slice)];
+  }
+  void add_part(std::int32_t index, std::int32_t stage);
+  void add_owned(const OwnedElems& owned, MemoryTable& table) const;
+
+  const MemoryModel& model_;
+  const layout::Plan& plan_;
+  std::vector<Held> held_;  // [stage * tensor_degree + slice]
+};
 
 }  // namespace elaswave::spec

@@ -1,5 +1,6 @@
 #include "model/spec/stash.h"
 
+#include <algorithm>
 #include <initializer_list>
 
 namespace elaswave::spec {
@@ -44,7 +45,14 @@ StashShape::StashShape(const ModelConfig& config, std::int64_t micro_batch, std:
       own_rows(ceil_div(tokens, degree)),
       slices(degree),
       hidden(config.hidden),
-      heads(config.heads) {}
+      heads(config.heads),
+      vocab(config.vocab) {}
+
+StashShape::StashShape(const ModelConfig& config, std::int64_t micro_batch, std::int64_t degree,
+                       std::int64_t slice)
+    : StashShape(config, micro_batch, degree) {
+  own_rows = tokens * (slice + 1) / slices - tokens * slice / slices;
+}
 
 BlockStashShape block_stash(const StashShape& shape, Recompute recompute) {
   const std::int64_t N = shape.tokens, C = shape.hidden, t = shape.slices;
@@ -105,6 +113,17 @@ ScratchShape layer_scratch(const StashShape& shape, Recompute recompute, const L
 
 double ScratchShape::size_bytes(DType storage) const {
   return total({branch, norm, wide, act}, statistics, storage);
+}
+
+SlicedHeadShape sliced_head(const StashShape& shape, std::int64_t loss_chunk_tokens) {
+  if (shape.slices == 1) return {};
+  const std::int64_t tokens = std::min(shape.tokens, loss_chunk_tokens);
+  return {.logits = {tokens, logits_stride(ceil_div(shape.vocab, shape.slices))},
+          .statistics = 3 * (shape.slices + 2) * tokens};
+}
+
+double SlicedHeadShape::size_bytes() const {
+  return total({logits}, statistics, DType::f32);
 }
 
 }  // namespace elaswave::spec

@@ -1,5 +1,5 @@
-// What the layers keep between actions and work in, as shapes: the one place that says so. Layers
-// allocate by it, the memory model adds it up. Pure.
+// What the layers keep between actions and work in, as shapes. The memory model adds them up;
+// tests/property/memory_test.cpp compares them with what the layers allocate. Pure.
 //
 // Rows: N tokens of a micro-batch; a slice's own rows are N / t of them (sequence parallelism: the
 // residual stream and what norms write are divided over the slices).
@@ -37,12 +37,16 @@ struct StashMatrix {
 /// The shapes of one micro-batch on one slice.
 struct StashShape {
   std::int64_t tokens = 0;    // N
-  std::int64_t own_rows = 0;  // of the largest slice: ceil(N / t)
+  std::int64_t own_rows = 0;  // of this slice, or of the largest: ceil(N / t)
   std::int64_t slices = 1;    // t
   std::int64_t hidden = 0;    // C
   std::int64_t heads = 0;     // H
+  std::int64_t vocab = 0;     // V
 
+  /// Of the largest slice.
   StashShape(const ModelConfig& config, std::int64_t micro_batch, std::int64_t slices);
+  StashShape(const ModelConfig& config, std::int64_t micro_batch, std::int64_t slices,
+             std::int64_t slice);
 };
 
 /// Of one block for one micro-batch, F to B (I, W). Matrices that are not kept have no rows.
@@ -91,5 +95,21 @@ struct ScratchShape {
   double size_bytes(DType storage) const;
 };
 ScratchShape layer_scratch(const StashShape& shape, Recompute recompute, const LayerKinds& kinds);
+
+/// Elements from one row of logits to the next, as kernels want them (kernels::logits_stride).
+constexpr std::int64_t logits_stride(std::int64_t vocab) {
+  const std::int64_t stride = round_up(vocab, 16);
+  return stride % 1024 == 0 ? stride + 16 : stride;
+}
+
+/// Of the head on a slice of the vocabulary, for one chunk of tokens; nothing with one slice, whose
+/// logits are the kernels' own scratch.
+struct SlicedHeadShape {
+  StashMatrix logits;           // f32
+  std::int64_t statistics = 0;  // f32: three numbers a token, own, everyone's and their sum
+
+  double size_bytes() const;
+};
+SlicedHeadShape sliced_head(const StashShape& shape, std::int64_t loss_chunk_tokens);
 
 }  // namespace elaswave::spec

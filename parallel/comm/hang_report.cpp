@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 #include <optional>
+#include <span>
 
 namespace elaswave::comm {
 namespace {
@@ -21,10 +22,11 @@ double seconds(Nanoseconds duration) {
 /// The newest note of `rank`, its own included, unless it is out of date.
 const WaitNote* note_of(const HangView& view, int rank) {
   if (rank == view.own.from) return &view.own;
-  const auto found = std::find_if(view.others.begin(), view.others.end(),
-                                  [rank](const WaitNote& note) { return note.from == rank; });
-  if (found == view.others.end() || found->step + 1 < view.own.step) return nullptr;
-  return &*found;
+  const auto found =
+      std::find_if(view.others.begin(), view.others.end(),
+                   [rank](const HeardNote& heard) { return heard.note.from == rank; });
+  if (found == view.others.end() || found->note.step + 1 < view.own.step) return nullptr;
+  return &found->note;
 }
 
 /// Whom `rank` waits for, if it is known to wait.
@@ -66,16 +68,30 @@ std::string suspicion(const HangView& view, int rank) {
   return fmt::format("rank {} has not been heard of; {}", rank, last_seen(view, rank));
 }
 
-std::string wait_text(const WaitNote& note) {
-  return fmt::format("rank {} waits for rank {} in {} ({}, {}, step {}, for {:.1f} s)", note.from,
-                     note.peer, note.activity[0] != 0 ? note.activity.data() : "no action",
-                     note.operation.data(), name(note.channel), note.step, seconds(note.waited));
+std::string wait_text(const HeardNote& heard) {
+  const WaitNote& note = heard.note;
+  return fmt::format(
+      "rank {} waits for rank {} in {} ({}, {}, step {}, {}, for at least {:.1f} s)", note.from,
+      note.peer, note.activity[0] != 0 ? note.activity.data() : "no action", note.operation.data(),
+      name(note.channel), note.step, note.direction == Direction::send ? "send" : "receive",
+      seconds(note.waited + heard.ago));
+}
+
+std::string fix_text(const std::vector<int>& suspects) {
+  const std::size_t shown = std::min(suspects.size(), kSuspectsShown);
+  const std::string more = shown < suspects.size()
+                               ? fmt::format(" and {} more", suspects.size() - shown)
+                               : std::string();
+  const bool one = suspects.size() == 1;
+  return fmt::format("see what rank{} {}{} {} doing; when {} only slow, raise comm.timeout_ms",
+                     one ? "" : "s", fmt::join(std::span(suspects).first(shown), ", "), more,
+                     one ? "was" : "were", one ? "it was" : "they were");
 }
 
 std::vector<int> suspects_of(const HangView& view, int nearest) {
   std::vector<int> suspects{view.own.peer};
-  for (const WaitNote& note : view.others)
-    if (awaited_by(view, note.from)) suspects.push_back(note.peer);
+  for (const HeardNote& heard : view.others)
+    if (awaited_by(view, heard.note.from)) suspects.push_back(heard.note.peer);
   std::sort(suspects.begin(), suspects.end());
   suspects.erase(std::unique(suspects.begin(), suspects.end()), suspects.end());
   std::erase_if(suspects, [&](int rank) { return awaited_by(view, rank).has_value(); });
@@ -92,7 +108,8 @@ std::optional<WaitNote> parse_note(std::span<const std::byte> bytes, int from, i
   std::memcpy(&note, bytes.data(), sizeof(note));
   note.activity.back() = note.operation.back() = 0;
   const bool valid = note.magic == WaitNote::kMagic && note.from == from && note.peer >= 0 &&
-                     note.peer < size && note.channel < Channel::count;
+                     note.peer < size && note.channel < Channel::count &&
+                     note.direction <= Direction::receive && note.state <= NoteState::resumed;
   return valid ? std::optional(note) : std::nullopt;
 }
 
@@ -114,7 +131,7 @@ std::vector<int> ranks_heard_by(int world_rank, int size) {
 
 HangReport report_hang(const HangView& view) {
   const std::vector<int> ranks = chain(view);
-  HangReport report{.text = {}, .suspects = suspects_of(view, ranks.back())};
+  HangReport report{.text = {}, .suspects = suspects_of(view, ranks.back()), .fix = {}};
   std::vector<std::string> parts;
   if (std::count(ranks.begin(), ranks.end(), ranks.back()) > 1) {
     const auto circle = std::find(ranks.begin(), ranks.end(), ranks.back());
@@ -126,9 +143,9 @@ HangReport report_hang(const HangView& view) {
   if (report.suspects.size() > kSuspectsShown)
     parts.push_back(fmt::format("likewise {} ranks more", report.suspects.size() - kSuspectsShown));
   std::size_t waits = 0;
-  for (const WaitNote& note : view.others) {
-    if (!awaited_by(view, note.from)) continue;
-    if (++waits <= kWaitsShown) parts.push_back(wait_text(note));
+  for (const HeardNote& heard : view.others) {
+    if (!awaited_by(view, heard.note.from)) continue;
+    if (++waits <= kWaitsShown) parts.push_back(wait_text(heard));
   }
   if (waits > kWaitsShown) parts.push_back(fmt::format("{} ranks more wait", waits - kWaitsShown));
   report.text = fmt::format("{}", fmt::join(parts, "; "));
@@ -137,6 +154,7 @@ HangReport report_hang(const HangView& view) {
     for (const int rank : ranks)
       if (std::find(report.suspects.begin(), report.suspects.end(), rank) == report.suspects.end())
         report.suspects.push_back(rank);
+  report.fix = fix_text(report.suspects);
   return report;
 }
 

@@ -54,17 +54,25 @@ struct LastSeen {
   Nanoseconds ago = 0;
 };
 
+/// A note and how long ago it was found here, at most as long as it has been true: a rank looks for
+/// notes only while it waits long itself.
+struct HeardNote {
+  WaitNote note;
+  Nanoseconds ago = 0;
+};
+
 /// What one rank knows when its wait has failed.
 struct HangView {
   int size = 1;
   WaitNote own;
-  std::vector<WaitNote> others;  // the newest of each rank, by rank
-  std::vector<LastSeen> seen;    // by rank
+  std::vector<HeardNote> others;  // the newest of each rank, by rank
+  std::vector<LastSeen> seen;     // by rank
 };
 
 struct HangReport {
   std::string text;           // one line: the ranks to look at, then who waits for whom
   std::vector<int> suspects;  // the ranks to look at: by rank, the one this rank hangs on first
+  std::string fix;            // what the reader can do, with as many suspects as fit a line
 };
 
 /// A rank that others wait for and that waits for nobody, as far as is known, is a suspect; when

@@ -1,6 +1,6 @@
 #include "parallel/comm/wait_watch.h"
 
-#include <fmt/ranges.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <limits>
@@ -119,13 +119,17 @@ void WaitWatch::tell_resumed() {
 void WaitWatch::collect() {
   if (heard_from_.empty())
     for (const int rank : ranks_heard_by(world_.world_rank(), world_.size()))
-      heard_from_.push_back({.world_rank = rank, .incoming = {}, .newest = {}, .work = {}});
+      heard_from_.push_back(
+          {.world_rank = rank, .incoming = {}, .newest = {}, .found_at = 0, .work = {}});
   for (Heard& heard : heard_from_) {
     for (;;) {
       if (const auto& state = heard.work.state()) {
         if (state->phase.load(std::memory_order_acquire) != Phase::done) break;
         const auto bytes = std::as_bytes(std::span<const WaitNote>(&heard.incoming, 1));
-        if (auto note = parse_note(bytes, heard.world_rank, world_.size())) heard.newest = note;
+        if (auto note = parse_note(bytes, heard.world_rank, world_.size())) {
+          heard.newest = note;
+          heard.found_at = world_.clock().now();
+        }
       }
       heard.work =
           world_.receive(heard.world_rank, Channel::watch,
@@ -160,15 +164,14 @@ Error WaitWatch::deadline_error(const Transfer& transfer, std::string_view opera
   collect();
   HangView view{
       .size = world_.size(), .own = note(NoteState::waiting), .others = {}, .seen = last_seen()};
+  const Nanoseconds now = world_.clock().now();
   for (const Heard& heard : heard_from_)
-    if (heard.newest) view.others.push_back(*heard.newest);
+    if (heard.newest) view.others.push_back({*heard.newest, now - heard.found_at});
   std::sort(view.others.begin(), view.others.end(),
-            [](const WaitNote& a, const WaitNote& b) { return a.from < b.from; });
-  const HangReport report = report_hang(view);
+            [](const HeardNote& a, const HeardNote& b) { return a.note.from < b.note.from; });
+  HangReport report = report_hang(view);
   error.why += "; " + report.text;
-  error.fix =
-      fmt::format("see what rank {} was doing; when it was only slow, raise comm.timeout_ms",
-                  fmt::join(report.suspects, ", "));
+  error.fix = std::move(report.fix);
   return error;
 }
 

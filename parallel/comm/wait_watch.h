@@ -74,6 +74,7 @@ class WaitWatch {
     int world_rank = 0;
     WaitNote incoming;
     std::optional<WaitNote> newest;
+    Nanoseconds found_at = 0;  // `newest`
     Work work;
   };
 

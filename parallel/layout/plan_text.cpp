@@ -22,7 +22,7 @@ std::string heading_of_stage(std::size_t stage) {
 /// Length of the run of consecutive numbers from `begin` on.
 std::size_t ascending_run(const Numbers& numbers, std::size_t begin) {
   std::size_t end = begin + 1;
-  while (end < numbers.size() && numbers[end] == numbers[end - 1] + 1) ++end;
+  while (end < numbers.size() && numbers[end] == std::int64_t{numbers[end - 1]} + 1) ++end;
   return end - begin;
 }
 

@@ -34,6 +34,8 @@ void Executor::begin(const Program& program) {
   EW_CHECK(program.boundaries <= boundaries_, "a program of {} boundary matrices, {} allocated",
            program.boundaries, boundaries_);
   program_ = &program;
+  began_ = parts_.world.clock().now();
+  time_ = {};
   posted_ = 0;
   receives_.assign(program.receives.size(), {});
   cells_.assign(static_cast<std::size_t>(parts_.plan.chunks()) *
@@ -60,7 +62,8 @@ Result<void> Executor::execute(const Instruction& instruction) {
   const std::int32_t output = forward && !last_chunk ? acquire() : kNone;
   if (needs_gradient(action.op) && last_chunk) mine.gradient = acquire();
 
-  const std::uint64_t flight = lane.start({.begin = parts_.world.clock().now(),
+  const Nanoseconds begin = parts_.world.clock().now();
+  const std::uint64_t flight = lane.start({.begin = begin,
                                            .step = step_,
                                            .kind = FlightKind::action,
                                            .detail = static_cast<std::uint8_t>(action.op),
@@ -77,7 +80,10 @@ Result<void> Executor::execute(const Instruction& instruction) {
                       .final = instruction.final,
                       .final_tied = instruction.final_tied,
                       .evaluate = evaluate_}));
-  lane.finish(flight, parts_.world.clock().now());
+  const Nanoseconds end = parts_.world.clock().now();
+  lane.finish(flight, end);
+  time_.actions += end - begin;
+  time_.span = end - began_;
 
   const std::int32_t made = forward ? output : needs_gradient(action.op) ? mine.gradient : kNone;
   if (instruction.send >= 0) {
@@ -88,7 +94,7 @@ Result<void> Executor::execute(const Instruction& instruction) {
     else
       cell(action.chunk - 1, action.micro_batch).gradient = made;
   } else if (made != kNone) {
-    release(made);  // the gradient of the embedding, or an output nobody needs
+    release(made);  // the gradient of the embedding's input, which nobody needs
   }
   if (needs_gradient(action.op)) mine.gradient = kNone;
   if (instruction.last_use) {

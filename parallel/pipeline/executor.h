@@ -25,6 +25,12 @@ struct ExecutorParts {
   std::function<Result<void>()> between;
 };
 
+/// Of one run: from its begin to the end of its last action, and the part of that in actions. What
+/// an action waits for inside (other slices, weights) counts as action.
+struct RunTime {
+  Nanoseconds span = 0, actions = 0;
+};
+
 /// THREADS: the rank's compute thread. References must outlive the executor.
 class Executor {
  public:
@@ -35,6 +41,8 @@ class Executor {
   /// actions are done and no send of ours is under way.
   Result<void> run(const Program& program, Step step, bool evaluate);
 
+  /// Of the last run().
+  const RunTime& time() const { return time_; }
   std::int64_t boundary_bytes() const { return memory_.size_bytes(); }
 
  private:
@@ -73,6 +81,8 @@ class Executor {
   const Program* program_ = nullptr;
   Step step_{};
   bool evaluate_ = false;
+  Nanoseconds began_ = 0;
+  RunTime time_;
   std::int32_t posted_ = 0;
   std::vector<comm::Work> receives_;
   std::deque<Sending> sending_;  // oldest first

@@ -7,12 +7,9 @@
 #include <vector>
 
 #include "parallel/layout/plan.h"
+#include "parallel/pipeline/lowering.h"
 
 namespace elaswave::pipeline {
-
-constexpr std::size_t index_of(std::int64_t value) {
-  return static_cast<std::size_t>(value);
-}
 
 /// Chain actions of one row at one position whose outputs go to the same place.
 struct Lane {

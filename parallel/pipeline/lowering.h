@@ -1,7 +1,9 @@
-// Parts of the lowering that the validator shares. Internal to this folder.
+// Parts of the lowering that the validator shares, and how this folder turns numbers into indices.
+// Internal to this folder. Pure.
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <optional>
 #include <vector>
 
@@ -10,6 +12,7 @@
 
 namespace elaswave::pipeline {
 
+/// Numbers of a plan are signed; they index from 0.
 constexpr std::size_t index_of(std::int64_t value) {
   return static_cast<std::size_t>(value);
 }

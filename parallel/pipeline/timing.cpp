@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "parallel/pipeline/lowering.h"
 #include "parallel/pipeline/schedule.h"
 
 namespace elaswave::pipeline {
@@ -10,10 +11,6 @@ using layout::Action;
 using layout::Op;
 using layout::Plan;
 using layout::Row;
-
-constexpr std::size_t index_of(std::int64_t value) {
-  return static_cast<std::size_t>(value);
-}
 
 /// Runs all rows, each as far as it can before the next one: what an action waits for names the row
 /// that waits, so every action is looked at once when it blocks and once when it runs. Order of

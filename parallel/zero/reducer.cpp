@@ -25,8 +25,29 @@ Reducer::Reducer(comm::World& world, const ExchangeMap& exchange, const layout::
     for (const std::int32_t unit : exchange.order_of(member))
       if (!exchange.unit(unit).owned[static_cast<std::size_t>(exchange.self(unit))].empty())
         peer.units.push_back(unit);
+    std::int64_t largest = 0, before = 0;
+    for (const std::int32_t unit : peer.units) {
+      const std::int64_t bytes = owned_bytes(unit);
+      largest = std::max(largest, before + bytes);
+      before = bytes;
+    }
+    peer.buffer = device::Buffer(largest);
     peers_.push_back(std::move(peer));
   }
+}
+
+std::int64_t Reducer::owned_bytes(std::int32_t unit) {
+  std::int64_t bytes = 0;
+  for (const std::int64_t block :
+       exchange_.unit(unit).owned[static_cast<std::size_t>(exchange_.self(unit))])
+    bytes += std::ssize(sums_.bytes(blocks_.block(block)));
+  return bytes;
+}
+
+std::int64_t Reducer::buffer_bytes() const {
+  std::int64_t bytes = 0;
+  for (const Peer& peer : peers_) bytes += peer.buffer.size_bytes();
+  return bytes;
 }
 
 Result<void> Reducer::begin_step() {
@@ -91,20 +112,13 @@ void Reducer::start(std::int32_t index) {
 
 void Reducer::post(Peer& peer) {
   while (peer.next < peer.units.size() && peer.posted.size() < kWindowUnits) {
+    const bool front = peer.next % kWindowUnits == 0;
     Incoming incoming{.unit = peer.units[peer.next++]};
     incoming.member = exchange_.member(incoming.unit, peer.world_rank);
-    if (!spare_.empty()) {
-      incoming.bytes = std::move(spare_.back());
-      spare_.pop_back();
-    }
-    const Unit& unit = exchange_.unit(incoming.unit);
-    std::size_t total = 0;
-    for (const std::int64_t block :
-         unit.owned[static_cast<std::size_t>(exchange_.self(incoming.unit))])
-      total += sums_.bytes(blocks_.block(block)).size();
-    incoming.bytes.resize(total);
-    incoming.work =
-        world_.receive(peer.world_rank, comm::Channel::reduce, {std::span(incoming.bytes)});
+    const std::int64_t bytes = owned_bytes(incoming.unit);
+    incoming.bytes = {peer.buffer.data() + (front ? 0 : peer.buffer.size_bytes() - bytes),
+                      static_cast<std::size_t>(bytes)};
+    incoming.work = world_.receive(peer.world_rank, comm::Channel::reduce, {incoming.bytes});
     peer.posted.push_back(std::move(incoming));
   }
 }
@@ -129,7 +143,6 @@ void Reducer::add(Incoming& incoming) {
   }
   std::int32_t& next = progress_of(incoming.unit).next_member;
   next = incoming.member + 1 == self ? incoming.member + 2 : incoming.member + 1;
-  spare_.push_back(std::move(incoming.bytes));
 }
 
 /// Adds what has arrived, once round the peers. True when there was something.
@@ -137,18 +150,15 @@ Result<bool> Reducer::drain_once() {
   bool moved = false;
   for (Peer& peer : peers_) {
     post(peer);
-    for (std::size_t i = 0; i < peer.posted.size();) {
-      Incoming& incoming = peer.posted[i];
-      if (!addable(incoming) || !world_.test(incoming.work)) {
-        ++i;
-        continue;
-      }
-      EW_TRY(world_.wait(incoming.work, "receive gradient sums", deadline()));  // tells its error
-      add(incoming);
-      peer.posted.erase(peer.posted.begin() + static_cast<std::ptrdiff_t>(i));
+    while (!peer.posted.empty() && addable(peer.posted.front()) &&
+           world_.test(peer.posted.front().work)) {
+      EW_TRY(world_.wait(peer.posted.front().work, "receive gradient sums",
+                         deadline()));  // tells its error
+      add(peer.posted.front());
+      peer.posted.pop_front();
       moved = true;
+      post(peer);
     }
-    post(peer);
   }
   return moved;
 }
@@ -169,14 +179,15 @@ Result<void> Reducer::finish() {
   for (;;) {
     EW_TRY(progress());
     // All peers were served; now one of them is waited for. There is always one whose addend is
-    // next: in fast mode the lowest of those that are outstanding.
+    // next: in fast mode that of the lowest rank with any outstanding, since all its own come
+    // before everybody else's.
     const Incoming* next = nullptr;
     bool outstanding = false;
-    for (const Peer& peer : peers_)
-      for (const Incoming& incoming : peer.posted) {
-        outstanding = true;
-        if (next == nullptr && addable(incoming)) next = &incoming;
-      }
+    for (const Peer& peer : peers_) {
+      if (peer.posted.empty()) continue;
+      outstanding = true;
+      if (next == nullptr && addable(peer.posted.front())) next = &peer.posted.front();
+    }
     if (!outstanding) return {};
     EW_CHECK(next != nullptr, "gradient sums wait for each other");
     EW_TRY(world_.wait(next->work, "receive gradient sums", deadline()));

@@ -4,9 +4,12 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
+#include <span>
 #include <vector>
 
 #include "parallel/comm/world.h"
+#include "parallel/device/buffer.h"
 #include "parallel/layout/blocks.h"
 #include "parallel/zero/exchange.h"
 #include "parallel/zero/store.h"
@@ -17,12 +20,14 @@ namespace elaswave::zero {
 /// progress() in between, finish(). THREADS: the rank's compute thread.
 class Reducer {
  public:
-  /// Memory beside the sums: for each peer, receive buffers for what this rank owns of
-  /// kWindowUnits units; kept from step to step.
+  /// Memory beside the sums, allocated here: for each peer what this rank owns of two units that
+  /// follow each other, the largest such pair.
   static constexpr std::size_t kWindowUnits = 2;
 
   Reducer(comm::World& world, const ExchangeMap& exchange, const layout::BlockTable& blocks,
           GradSums& sums, Nanoseconds timeout);
+
+  std::int64_t buffer_bytes() const;
 
   /// Waits until the sums of the last step are no longer being sent; then they may be overwritten.
   Result<void> begin_step();
@@ -42,13 +47,16 @@ class Reducer {
     std::int32_t unit = 0;
     std::int32_t member = 0;  // that sends it
     comm::Work work;
-    std::vector<std::byte> bytes;
+    std::span<std::byte> bytes;  // of the peer's buffer
   };
+  /// Messages of a peer are added in the order they come in, so that of two neighbours one can lie
+  /// at the front and one at the back of a buffer that holds any two neighbours.
   struct Peer {
     std::int32_t world_rank = 0;
     std::vector<std::int32_t> units;  // that this rank owns blocks of, in the peer's order
     std::size_t next = 0;             // of `units`, to be posted
-    std::vector<Incoming> posted;     // at most kWindowUnits
+    std::deque<Incoming> posted;      // at most kWindowUnits
+    device::Buffer buffer;
   };
   struct Progress {  // of a unit
     bool awaits_home = false, awaits_tied = false;
@@ -63,6 +71,7 @@ class Reducer {
   bool addable(const Incoming& incoming);
   void add(Incoming& incoming);
   Result<bool> drain_once();
+  std::int64_t owned_bytes(std::int32_t unit);
   Deadline deadline() const { return Deadline::after(world_.clock(), timeout_); }
 
   comm::World& world_;
@@ -73,7 +82,6 @@ class Reducer {
   std::vector<Peer> peers_;
   std::vector<Progress> progress_;
   std::size_t started_ = 0;  // units, of order_of(self)
-  std::vector<std::vector<std::byte>> spare_;
   std::vector<comm::Work> sends_;
 };
 

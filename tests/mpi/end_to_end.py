@@ -97,7 +97,9 @@ class Bench:
         """Returns when the run has committed a step, so that the next one is under way."""
         file, deadline = self.path(name, "metrics.jsonl"), time.monotonic() + TIMEOUT_S
         while not (os.path.exists(file) and os.path.getsize(file)):
-            expect(process.poll() is None, f"ended with {process.returncode} before its first step")
+            if process.poll() is not None:
+                out, err = process.communicate()
+                raise Failure(f"ended with {process.returncode} before its first step\n{out[-800:]}\n{err[-2000:]}")
             expect(time.monotonic() < deadline, "no step was committed")
             time.sleep(0.02)
 
@@ -295,6 +297,116 @@ def case_resume(bench):
     expect(again.stdout.splitlines()[-1] == done.stdout.splitlines()[-1], again.stdout[-300:])
     expect(bench.trace("c") == expected, "a finished run changed its metrics")
     print(f"campaign: {legs} legs of resumed runs on 1 to 5 processes, one digest per step")
+
+
+# (config, ranks, tp, pp, chunks, schedule, recompute): every value of every key at least once, even and uneven stages,
+# tensor degrees in groups of their own.
+LAYOUTS = [
+    ("tiny", 2, 1, 2, 1, "gpipe", "none"), ("tiny", 2, 1, 2, 1, "1f1b", "selective"),
+    ("tiny", 2, 1, 2, 2, "zbv", "full"), ("tiny", 2, 1, 2, 2, "interleaved", "none"),
+    ("tiny", 3, 1, 2, 1, "auto", "none"), ("tiny", 3, 1, 3, 1, "zb-h1", "full"),
+    ("tiny", 3, 1, 3, 3, "auto", "selective"), ("tiny", 4, 1, 2, 1, "1f1b", "full"),
+    ("tiny", 4, 1, 4, 1, "zb-h1", "none"), ("tiny", 4, 1, 4, 2, "zbv", "selective"),
+    ("tiny", 4, 1, 1, 1, "1f1b", "full"), ("tiny", 5, 1, 2, 2, "auto", "none"),
+    ("tiny", 5, 1, 4, 1, "auto", "full"), ("tiny", 6, 1, 3, 1, "gpipe", "selective"),
+    ("tiny", 7, 1, 3, 1, "auto", "none"), ("tiny", 8, 1, 4, 1, "1f1b", "none"),
+    ("tiny", 8, 1, 8, 1, "zb-h1", "selective"), ("tiny", 8, 1, 2, 2, "zbv", "none"),
+    ("deep", 8, 1, 8, 3, "interleaved", "none"), ("deep", 8, 1, 4, 2, "interleaved", "full"),
+    ("deep", 2, 1, 2, 3, "interleaved", "selective"),
+    ("tiny", 2, 2, 1, 1, "auto", "none"), ("tiny", 4, 2, 2, 1, "1f1b", "selective"),
+    ("tiny", 6, 2, 2, 1, "auto", "full"), ("tiny", 8, 2, 2, 2, "zbv", "none"),
+    ("tiny", 4, 4, 1, 1, "auto", "none"), ("tiny", 8, 4, 2, 1, "zb-h1", "full"),
+]
+
+
+# (4 L + 2) sqrt(4 C) 2^-24 of configs/tiny.toml, a step: tests/README.md, "Across tensor degrees".
+DEGREE_TOLERANCE = (4 * 8 + 2) * 16 * 2.0**-24
+
+
+def case_layouts(bench):
+    """Data x tensor x pipeline layouts under mpirun: one digest, every step, within each model and tensor degree."""
+    bench.prepare()
+    expected, values = {}, set()
+    for number, (config, ranks, tp, pp, chunks, schedule, recompute) in enumerate(LAYOUTS):
+        name = f"layout{number}"
+        arguments = bench.train_arguments(name, "--device.threads=1", f"--parallel.tp={tp}", f"--parallel.pp={pp}",
+                                          f"--parallel.chunks={chunks}", f"--parallel.schedule={schedule}",
+                                          f"--train.recompute={recompute}", "--checkpoint.last=false", steps=2)
+        arguments[2] = os.path.join(bench.source, "configs", f"{config}.toml")
+        bench.run(["launch", "-n", str(ranks), "--", *arguments])
+        trace = bench.trace(name)
+        if tp == 1 and config not in expected:
+            solo = bench.train_arguments(f"solo-{config}", steps=2)
+            solo[2] = arguments[2]
+            bench.run(solo)
+            expected[config, 1] = expected[config] = bench.trace(f"solo-{config}")
+        reference = expected.setdefault((config, tp), trace)
+        expect(len(trace) == 2 and trace == reference, f"layout {LAYOUTS[number]} differs")
+        for line, first in zip(trace, expected[config]):
+            expect(abs(line["loss"] / first["loss"] - 1) < DEGREE_TOLERANCE * line["step"], f"loss of {LAYOUTS[number]}")
+        values.update([("tp", tp), ("pp", pp), ("chunks", chunks), ("schedule", schedule), ("recompute", recompute)])
+    for key, wanted in (("chunks", (1, 2, 3)), ("recompute", ("none", "selective", "full")), ("tp", (1, 2, 4)),
+                        ("schedule", ("auto", "gpipe", "1f1b", "interleaved", "zb-h1", "zbv"))):
+        expect(all((key, value) in values for value in wanted), f"not all values of {key} were run")
+    print(f"campaign: {len(LAYOUTS)} layouts under mpirun on 2 to 8 ranks, one digest per step in each tensor degree")
+
+
+def case_layout_changes(bench):
+    """A checkpoint goes on under any other layout, tensor degree included; within one degree with the same bits."""
+    bench.prepare()
+    bench.run(bench.train_arguments("straight", "--train.decay_steps=6", steps=6))
+    expected = bench.trace("straight")
+
+    def leg(name, stop, ranks, tp, pp, *more):
+        return bench.run(["launch", "-n", str(ranks), "--", *bench.train_arguments(
+            name, "--train.decay_steps=6", f"--train.stop_at={stop if stop < 6 else 0}", f"--parallel.tp={tp}",
+            f"--parallel.pp={pp}", "--device.threads=1", *more, steps=6)], code=75 if stop < 6 else 0)
+
+    leg("a", 2, 4, 1, 2)
+    leg("a", 4, 3, 1, 3, "--parallel.schedule=zb-h1")
+    leg("a", 5, 5, 1, 2, "--train.recompute=full")
+    leg("a", 6, 2, 1, 1)
+    expect(bench.trace("a") == expected, "layouts changed on the way differ from the straight run")
+    # Across degrees the state is carried over bit for bit (the digest is checked when it is loaded); what is trained
+    # from there on has other bits and the same losses to rounding.
+    for name, first, then in (("b", (2, 2, 1), (8, 4, 2)), ("c", (4, 4, 1), (2, 1, 2)), ("d", (3, 1, 3), (4, 2, 2))):
+        leg(name, 3, *first)
+        done = leg(name, 6, *then)
+        expect("tensor_degree" in done.stdout + done.stderr, f"{name}: nothing said of the other tensor degree")
+        for line, straight in zip(bench.trace(name), expected):
+            expect(abs(line["loss"] / straight["loss"] - 1) < DEGREE_TOLERANCE * line["step"], f"{name}: step {line['step']}")
+    print("campaign: 4 layouts in a row with the straight run's bits, 3 changes of the tensor degree")
+
+
+def case_hang(bench):
+    """A rank stopped for good is named by the others, with step and action, within the deadline; exit code 6."""
+    bench.prepare()
+    timeout_s = 4
+    arguments = bench.train_arguments("hang", "--device.threads=1", "--parallel.pp=2", "--train.global_batch=100", steps=5000)
+    arguments[arguments.index("--comm.timeout_ms=60000")] = f"--comm.timeout_ms={timeout_s * 1000}"
+    with bench.start(["launch", "-n", "4", "--", *arguments]) as process:
+        bench.wait_for_step("hang", process)
+        ranks = {}
+        for pid in descendants(process.pid):
+            with contextlib.suppress(OSError), open(f"/proc/{pid}/environ", "rb") as file:
+                for word in file.read().split(b"\0"):
+                    if word.startswith(b"OMPI_COMM_WORLD_RANK="):
+                        ranks[int(word.split(b"=")[1])] = pid
+        victim = ranks[2]
+        os.kill(victim, signal.SIGSTOP)
+        stopped = time.monotonic()
+        try:
+            out, err = process.communicate(timeout=TIMEOUT_S)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(victim, signal.SIGKILL)
+        took = time.monotonic() - stopped
+    context = f"exit code {process.returncode} after {took:.1f} s\n{err[-4000:]}"
+    expect(process.returncode == 6, context)
+    expect(took < 5 * timeout_s, context)
+    named = re.findall(r"rank 2 has not been heard of", err)
+    expect(len(named) >= 1, context)
+    expect(re.search(r"step \d+, (\d+[FBIWR]\d+|[a-z]+)", err), context)
 
 
 def case_kill(bench):

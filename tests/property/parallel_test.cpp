@@ -29,6 +29,13 @@ const std::vector<std::string> kRecompute = {"none", "selective", "full"};
 
 enum class Backward { as_made, split, fused };
 
+// Instrumented builds look for other mistakes: they take one legal layout in so many.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr std::int64_t kStride = 7;
+#else
+constexpr std::int64_t kStride = 1;
+#endif
+
 class ParallelTest : public testing::Test {
  protected:
   ParallelTest() {
@@ -82,6 +89,7 @@ TEST_F(ParallelTest, OneDigestForEveryLegalLayout) {
   // Six blocks: eight layers. Ten micro-batches divide by few things, eight by what interleaving
   // wants.
   config_.model.layers = 6;
+  std::int64_t legal = 0;
   for (const std::int64_t micro_batches : {10, 8}) {
     config_.train.global_batch = micro_batches * config_.train.micro_batch;
     config_.parallel = {};
@@ -102,6 +110,7 @@ TEST_F(ParallelTest, OneDigestForEveryLegalLayout) {
                 if (!made) continue;
                 const bool split = splits(*made);
                 if (backward == (split ? Backward::split : Backward::fused)) continue;  // as made
+                if (++legal % kStride != 0) continue;
                 const layout::Plan plan = with_backward(*made, backward);
                 const Outcome outcome = outcome_of(
                     train_simulated(config_, {.ranks = ranks,
@@ -120,7 +129,7 @@ TEST_F(ParallelTest, OneDigestForEveryLegalLayout) {
                 ++by_value_[splits(plan) ? "split" : "fused"];
               }
   }
-  EXPECT_GE(runs_, 1000);
+  EXPECT_GE(runs_, 1000 / kStride);
   std::printf("campaign: %lld layouts, one digest per step:", static_cast<long long>(runs_));
   for (const auto& [value, count] : by_value_)
     std::printf(" %s %lld;", value.c_str(), static_cast<long long>(count));
@@ -186,6 +195,7 @@ TEST_F(ParallelTest, OneDigestWithinATensorDegree) {
   config_.model.heads = 4;
   config_.train.steps = 3;
   std::map<int, Outcome> by_degree;
+  std::int64_t legal = 0;
   for (const int tp : {1, 2, 4}) {
     config_.parallel = {.tp = tp};
     const Outcome expected = outcome_of(train_simulated(config_, {.ranks = tp}));
@@ -200,7 +210,7 @@ TEST_F(ParallelTest, OneDigestWithinATensorDegree) {
               config_.parallel = {.tp = tp, .pp = pp, .chunks = chunks, .schedule = schedule};
               config_.train.recompute = recompute;
               const auto plan = plan_of(config_, tp * replicas);
-              if (!plan) continue;
+              if (!plan || ++legal % kStride != 0) continue;
               const Outcome outcome = outcome_of(train_simulated(
                   config_,
                   {.ranks = tp * replicas, .seed = static_cast<std::uint64_t>(runs_) + 1}));
@@ -213,13 +223,16 @@ TEST_F(ParallelTest, OneDigestWithinATensorDegree) {
   }
   EXPECT_NE(by_degree[1].digests, by_degree[2].digests);
   EXPECT_NE(by_degree[2].digests, by_degree[4].digests);
-  // One forward of the same weights: sums over slices are associated differently, each with a
-  // relative error of at most (number of additions) * 2^-24; README.md, "Across tensor degrees".
+  // tests/README.md, "Across tensor degrees".
+  const auto layers = static_cast<double>(config_.model.layers);
+  const auto hidden = static_cast<double>(config_.model.hidden);
+  const double tolerance = (4 * layers + 2) * std::sqrt(4 * hidden) * 0x1p-24;
   for (const int tp : {2, 4})
     for (std::size_t step = 0; step < by_degree[1].losses.size(); ++step)
-      EXPECT_NEAR(by_degree[tp].losses[step], by_degree[1].losses[step],
-                  4e-6 * static_cast<double>(step + 1) * by_degree[1].losses[step])
+      EXPECT_NEAR(by_degree[tp].losses[step] / by_degree[1].losses[step], 1,
+                  tolerance * static_cast<double>(step + 1))
           << "tp " << tp << ", step " << step + 1;
+  EXPECT_GE(runs_, 200 / kStride);
   std::printf("campaign: %lld layouts with tensor degree 2 and 4, one digest per step in each\n",
               static_cast<long long>(runs_));
 }

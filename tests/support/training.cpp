@@ -100,6 +100,10 @@ Result<RankRun> train_rank(const app::Config& config, const RankOptions& options
   device::CpuStream stream(options.threads);
   EW_ASSIGN(const data::TokenSet tokens,
             data::TokenSet::open(config.data.train, data::TokenFormat::nanogpt));
+  std::optional<data::TokenSet> val;
+  if (!config.data.val.empty()) {
+    EW_ASSIGN(val, data::TokenSet::open(config.data.val, data::TokenFormat::nanogpt));
+  }
   std::optional<app::CheckpointSetup> checkpoint;
   if (options.files != nullptr)
     checkpoint.emplace(checkpoint_setup(config, *options.files, options.beside));
@@ -108,6 +112,8 @@ Result<RankRun> train_rank(const app::Config& config, const RankOptions& options
                                         .ops = *ops,
                                         .stream = stream,
                                         .train = tokens,
+                                        .val = val ? &*val : nullptr,
+                                        .stop = options.stop,
                                         .checkpoint = checkpoint ? &*checkpoint : nullptr,
                                         .plan = options.plan}));
   std::optional<Error> failure;
@@ -139,9 +145,14 @@ SimulatedRun train_simulated(const app::Config& config, const SimulatedWorld& op
         FileSystem* const files = world.world_rank() > 0 && options.other_files != nullptr
                                       ? options.other_files
                                       : options.files;
-        auto done = train_rank(
-            config, {.threads = options.threads, .files = files, .plan = options.plan}, world);
         const auto rank = static_cast<std::size_t>(world.world_rank());
+        auto done =
+            train_rank(config,
+                       {.threads = options.threads,
+                        .files = files,
+                        .plan = options.plan,
+                        .stop = world.world_rank() == options.stop_rank ? options.stop : nullptr},
+                       world);
         if (!done) run.errors[rank] = done.error();
         if (rank != 0 || !done) return;
         run.steps = std::move(done->steps);

@@ -32,7 +32,7 @@ class TemporaryFolder {
 void write_tokens(const std::string& path, std::int64_t count, std::int64_t vocab);
 
 /// 2 layers, 2 heads, hidden 16, context 7, vocabulary 37, dropout on, decay, clip; 6 steps of 5
-/// micro-batches of 2.
+/// micro-batches of 2. With data.val set, runs validate as train.val_* say.
 app::Config tiny_config(const std::string& train_file);
 
 struct SimulatedRun {
@@ -50,6 +50,8 @@ struct SimulatedWorld {
   FileSystem* files = nullptr;         // for checkpoints, in kCheckpoints; null: none
   FileSystem* other_files = nullptr;   // what all ranks but the lowest see instead; null: the same
   const layout::Plan* plan = nullptr;  // null: the healthy one
+  bool (*stop)() = nullptr;            // asked by rank `stop_rank` alone
+  int stop_rank = 0;
 };
 
 /// Where checkpoints of test runs go.
@@ -67,6 +69,7 @@ struct RankOptions {
   FileSystem* files = nullptr;  // for checkpoints; null: none
   checkpoint::Beside beside = checkpoint::Beside::caller;
   const layout::Plan* plan = nullptr;  // null: the healthy one
+  bool (*stop)() = nullptr;            // as TrainerParts'
   bool close = true;                   // the world, after the run
 };
 Result<RankRun> train_rank(const app::Config& config, const RankOptions& options,

@@ -37,7 +37,9 @@ WaitNote waits(int from, int peer, std::int64_t step = 12, std::string_view acti
 }
 
 HangView view(int size, WaitNote own, std::vector<WaitNote> others) {
-  return {.size = size, .own = own, .others = std::move(others), .seen = {}};
+  HangView made{.size = size, .own = own, .others = {}, .seen = {}};
+  for (const WaitNote& note : others) made.others.push_back({note, 0});
+  return made;
 }
 
 TEST(HangReport, the_silent_rank_at_the_end_of_the_chain_is_named) {
@@ -50,8 +52,22 @@ TEST(HangReport, the_silent_rank_at_the_end_of_the_chain_is_named) {
               AllOf(HasSubstr("rank 3 has not been heard of; last seen 2.0 s ago in step 11, "
                               "channel gather"),
                     HasSubstr("rank 2 waits for rank 3 in 1F3 (receive activation, pipeline, step "
-                              "12, for 2.4 s)"),
+                              "12, receive, for at least 2.4 s)"),
                     HasSubstr("rank 1 waits for rank 0")));
+}
+
+TEST(HangReport, a_wait_has_grown_since_its_note_was_found) {
+  HangView known = view(3, waits(0, 1), {waits(1, 2)});
+  known.others[0].note.direction = Direction::send;
+  known.others[0].ago = 3 * kSecond;
+  EXPECT_THAT(report_hang(known).text, HasSubstr("step 12, send, for at least 5.4 s)"));
+}
+
+TEST(HangReport, the_fix_names_the_suspects) {
+  EXPECT_THAT(report_hang(view(3, waits(0, 1), {})).fix,
+              HasSubstr("see what rank 1 was doing; when it was only slow"));
+  EXPECT_THAT(report_hang(view(6, waits(0, 4), {waits(1, 2), waits(3, 2), waits(4, 5)})).fix,
+              HasSubstr("see what ranks 5, 2 were doing; when they were only slow"));
 }
 
 TEST(HangReport, the_suspect_this_rank_hangs_on_comes_first) {
@@ -89,6 +105,8 @@ TEST(HangReport, stays_short_and_honest_in_a_large_world) {
   EXPECT_EQ(report.suspects.size(), 60u);
   EXPECT_EQ(report.suspects.front(), 999);
   EXPECT_LT(report.text.size(), 4000u);
+  EXPECT_THAT(report.fix,
+              HasSubstr("ranks 999, 101, 102, 103, 104, 105, 106, 107 and 52 more were doing"));
   EXPECT_THAT(report.text, HasSubstr("likewise 52 ranks more"));
   EXPECT_THAT(report.text, HasSubstr("43 ranks more wait"));
   EXPECT_THAT(report.text, HasSubstr("rank 101 does not tell this rank whether it waits"));
@@ -121,6 +139,9 @@ TEST(HangReport, bytes_that_are_no_note_are_none) {
   EXPECT_FALSE(parse_note(bytes, 0, 3)) << "of another sender";
   EXPECT_FALSE(parse_note(bytes, 2, 1)) << "waits for a rank that is not there";
   EXPECT_FALSE(parse_note(std::span(bytes).first(100), 2, 3));
+  WaitNote sideways = note;
+  sideways.direction = static_cast<Direction>(2);
+  EXPECT_FALSE(parse_note(std::as_bytes(std::span(&sideways, 1)), 2, 3));
   bytes[0] ^= std::byte{1};
   EXPECT_FALSE(parse_note(bytes, 2, 3));
 }
@@ -188,6 +209,14 @@ TEST(Hang, every_rank_names_the_silent_one) {
       }
     }
   std::printf("%d cases\n", cases);
+}
+
+TEST(Hang, the_wait_of_another_rank_is_as_old_as_this_one) {
+  const auto outcome = run(3, 5, [](World& world) { return ring_step(world, 2, 10 * kSecond); });
+  // All began together; notes are found at the first look after they were sent.
+  EXPECT_THAT(outcome.errors[1], ::testing::ContainsRegex(
+                                     "rank 0 waits for rank 2 in 2F0 \\(receive activation, "
+                                     "pipeline, step 13, receive, for at least (9.[5-9]|10.0) s"));
 }
 
 TEST(Hang, ranks_that_wait_for_one_another_are_told_so) {

@@ -103,7 +103,35 @@ TEST(PlanCommand, WhatDoesNotFitEndsWithCodeFour) {
   const Outcome none = run_tiny({"--ranks=4", "--sweep", "--memory=1MiB", "--top=3"});
   EXPECT_EQ(none.code, 4);
   EXPECT_THAT(none.out, HasSubstr("layouts do not fit, smallest first"));
-  EXPECT_THAT(none.error, HasSubstr("no layout fits into memory"));
+  // More than four chunks of a stage were not tried: nobody knows about them.
+  EXPECT_THAT(none.out, HasSubstr("not tried: 2 (tp, pp, chunks) with more than 4 chunks"));
+  EXPECT_THAT(none.error, HasSubstr("none of the layouts that were tried fits into memory"));
+  const Outcome all = run_tiny({"--ranks=4", "--model.layers=4", "--sweep", "--memory=1MiB"});
+  EXPECT_EQ(all.code, 4);
+  EXPECT_THAT(all.error, HasSubstr("no layout fits into memory"));
+}
+
+TEST(PlanCommand, ASweepThatCannotTryAnythingSaysWhy) {
+  const Outcome many = run_tiny({"--ranks=4", "--train.micro_batch=1", "--numerics.mode=fast",
+                                 "--train.global_batch=1000000000", "--sweep"});
+  EXPECT_EQ(many.code, 2);
+  EXPECT_THAT(many.error, HasSubstr("too many for one plan"));
+  const Outcome slow =
+      run({"--model.preset=gpt2-1.5b", "--ranks=16", "--flops_per_second=1e6",
+           "--train.global_batch=32768", "--numerics.mode=fast", "--sweep", "--top=1"});
+  EXPECT_EQ(slow.code, 2);
+  EXPECT_THAT(slow.error, HasSubstr("longer than can be counted"));
+}
+
+TEST(PlanCommand, ASlowNetworkDoesNotTurnTimesNegative) {
+  const Outcome slow = run({"--model.preset=gpt2-1.5b", "--ranks=32", "--flops_per_second=1e15",
+                            "--bandwidth=1", "--numerics.mode=fast"});
+  EXPECT_EQ(slow.code, 2);
+  EXPECT_THAT(slow.error, HasSubstr("longer than can be counted"));
+  const Outcome bearable = run({"--model.preset=gpt2-1.5b", "--ranks=32", "--flops_per_second=1e15",
+                                "--bandwidth=100", "--numerics.mode=fast"});
+  EXPECT_EQ(bearable.code, 0) << bearable.error;
+  EXPECT_THAT(bearable.out, ::testing::Not(HasSubstr("-9")));
 }
 
 TEST(PlanCommand, SweepsAllLayouts) {

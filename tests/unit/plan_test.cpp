@@ -327,7 +327,8 @@ struct Subject {
               .blocks = blocks,
               .micro_batch = 2,
               .recompute = request.recompute,
-              .checkpoints = checkpoints},
+              .checkpoints = checkpoints,
+              .loss_chunk_tokens = 256},
         evaluation(
             plan::evaluate(model, request, plan::profile_of_rate(kTiny, 2, 1e9, 1e9)).value()) {}
 
@@ -359,6 +360,14 @@ TEST(Memory, OneRankHoldsTheModelOnce) {
   EXPECT_EQ(table[head], 4 * (2 * N * C + 2 * N));
   EXPECT_EQ(table[scratch], 4 * (6 * N * C + N));
   EXPECT_EQ(table[logits], 4 * N * 257);
+}
+
+TEST(Memory, SumsOfTheTiedEmbeddingArriveAtItsHome) {
+  // One replica a stage: the head's stage alone sends, and only the embedding's matrix.
+  const Subject two({.world_size = 2, .pipeline = 2, .micro_batches = 2});
+  using enum spec::MemoryTerm;
+  EXPECT_EQ(two.evaluation.memory[0].table[exchange], 8.0 * 257 * 64);
+  EXPECT_EQ(two.evaluation.memory[1].table[exchange], 0);
 }
 
 TEST(Memory, PaddingFollowsThePage) {
@@ -402,7 +411,7 @@ TEST(Memory, EveryRankTogetherOwnsTheModelAndTheWorstIsFound) {
       double most = 0;
       for (std::int32_t replica = 0; replica < plan.replicas(stage); ++replica)
         for (std::int32_t slice = 0; slice < request.tensor; ++slice) {
-          const std::int64_t elems =
+          const spec::OwnedElems& elems =
               owned[static_cast<std::size_t>(stage)]
                    [static_cast<std::size_t>(replica * request.tensor + slice)];
           const spec::MemoryTable table =
@@ -469,7 +478,8 @@ TEST(Sweep, RanksWhatFitsAndNamesWhatDoesNot) {
                                    .world_size = 6,
                                    .micro_batch = 2,
                                    .micro_batches = 12,
-                                   .profile = plan::profile_of_rate(kTiny, 2, 1e9, 1e9)};
+                                   .profile = plan::profile_of_rate(kTiny, 2, 1e9, 1e9),
+                                   .loss_chunk_tokens = 256};
   const plan::Sweep all = plan::sweep(request).value();
   EXPECT_TRUE(all.too_large.empty());
   std::set<std::string> seen;
@@ -484,6 +494,17 @@ TEST(Sweep, RanksWhatFitsAndNamesWhatDoesNot) {
   for (const char* layout : {"1 1 1 1f1b none", "2 3 1 zb-h1 full", "1 6 1 gpipe selective",
                              "1 3 2 zbv none", "1 2 3 interleaved none"})
     EXPECT_EQ(seen.count(layout), 1u) << layout;
+  // A single stage recomputes nothing by R; unequal stages have no schedule but `auto`.
+  EXPECT_EQ(seen.count("1 1 1 1f1b full"), 0u);
+  EXPECT_EQ(seen.count("1 4 1 auto none"), 1u);
+  EXPECT_EQ(all.left_out.uneven, 0);
+  const auto time_of = [&](Recompute recompute) {
+    for (const plan::SweepEntry& entry : all.fitting)
+      if (entry.pipeline == 1 && entry.tensor == 1 && entry.recompute == recompute)
+        return entry.step.step();
+    return std::int64_t{0};
+  };
+  EXPECT_LT(time_of(Recompute::none), time_of(Recompute::selective));
   for (std::size_t index = 1; index < all.fitting.size(); ++index)
     EXPECT_LE(all.fitting[index - 1].step.step(), all.fitting[index].step.step());
 
@@ -615,6 +636,9 @@ TEST(PlanText, CountsBeyondAnyPlanAreRefused) {
                     numbers));
   };
   EXPECT_TRUE(owner(" 0-3*2 7").has_value());
+  // What follows the largest number is not its successor.
+  EXPECT_TRUE(owner(" 2147483647 3").has_value());
+  EXPECT_TRUE(owner(" 2147483646-2147483647 0").has_value());
   for (const char* numbers :
        {" 0*999999999999", " 0-2147483647", " 0-1000*1000000000", " 0-9223372036854775807",
         " 0*99999999999999999999", " 2-1", " 1-1", " 0*1", " 0*0", " -1", " 00", " 0  0", " 0 ",

@@ -39,7 +39,20 @@ TEST(Resume, EveryKeyOfTheTableIsComparedOrStandsForAFact) {
                                    [&](const auto& fact) { return fact.first == option.key; });
     left_out += there ? 0 : 1;
   }
-  EXPECT_EQ(left_out, 7U);
+  EXPECT_EQ(left_out, 8U);
+}
+
+TEST(Resume, OneChangeOfTensorDegreeIsSaidOnce) {
+  Config before = small_config(), now = before;
+  now.parallel.tp = 2;
+  checkpoint::Manifest manifest;
+  manifest.config = effective(before);
+  manifest.facts = manifest_facts({.tensor_degree = 1});
+  Texts texts;
+  for (const ConfigChange& change :
+       config_changes(manifest, effective(now), manifest_facts({.tensor_degree = 2})))
+    texts.push_back(change.text());
+  EXPECT_EQ(texts, (Texts{"warn    tensor_degree: 1 -> 2"}));
 }
 
 TEST(Resume, ClassesAreShownGravestFirst) {

@@ -1,0 +1,126 @@
+#include "app/local_setup.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <new>
+#include <thread>
+
+#include "app/commands.h"
+#include "app/layout.h"
+#include "app/memory.h"
+#include "app/resume.h"
+#include "io/base/hash.h"
+#include "model/gpt/fingerprint.h"
+#include "model/kernels/cpu_ops.h"
+
+namespace elaswave::app {
+namespace {
+
+int ranks_on_host() {
+  const char* local_size =
+      std::getenv("OMPI_COMM_WORLD_LOCAL_SIZE");  // set by Open MPI's launchers
+  return std::max(1, local_size != nullptr ? std::atoi(local_size) : 1);
+}
+
+/// Cores of this host shared fairly among its ranks: oversubscribed compute threads only get in
+/// each other's way.
+int thread_count(const Config& config) {
+  if (config.device.threads > 0) return static_cast<int>(config.device.threads);
+  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()) / ranks_on_host());
+}
+
+kernels::Isa isa_of(const Config& config) {
+  if (config.device.isa == "avx2") return kernels::Isa::avx2;
+  if (config.device.isa == "avx512") return kernels::Isa::avx512;
+  return kernels::Isa::automatic;
+}
+
+Result<void> build(const Settings& settings, comm::World& world, bool (*stop)(),
+                   LocalSetup& setup) {
+  const Config& config = settings.config;
+  RealClock clock;
+  Nanoseconds mark = clock.now();
+  const auto lap = [&](const char* phase) {
+    const Nanoseconds now = clock.now();
+    setup.timeline.emplace_back(
+        phase, static_cast<double>(now - mark) / static_cast<double>(kMillisecond));
+    mark = now;
+  };
+  EW_ASSIGN(setup.spec, resolve(config));
+  EW_ASSIGN(setup.plan, healthy_plan(setup.spec, world.size(), world.generation()));
+  setup.memory = worst_memory(setup.spec, setup.plan.plan);
+  EW_TRY(check_memory(setup.memory, host_memory(), ranks_on_host()));
+  EW_ASSIGN(setup.ops, kernels::make_cpu_ops(isa_of(config)));
+  setup.stream = std::make_unique<device::CpuStream>(thread_count(config));
+  lap("device");
+  EW_ASSIGN(const data::TokenFormat format, data::parse_token_format(config.data.format));
+  EW_ASSIGN(const data::TokenType type, data::parse_token_type(config.data.dtype));
+  EW_ASSIGN(setup.train, data::TokenSet::open(config.data.train, format, type));
+  if (!config.data.val.empty()) {
+    EW_ASSIGN(setup.val, data::TokenSet::open(config.data.val, format, type));
+  }
+  lap("data");
+  // Before the trainer takes its memory: the fingerprint needs some of its own for a moment.
+  EW_ASSIGN(const std::uint64_t fingerprint,
+            gpt::fingerprint(*setup.ops, *setup.stream, setup.spec.model, setup.spec.micro_batch,
+                             setup.spec.storage));
+  lap("fingerprint");
+  if (!setup.spec.checkpoint.directory.empty()) {
+    const CheckpointSpec& spec = setup.spec.checkpoint;
+    setup.checkpoint.emplace(CheckpointSetup{
+        .files = *setup.files,
+        .directory = spec.directory,
+        .every = spec.every,
+        .last = spec.last,
+        .verify = spec.verify,
+        .retention = {.keep = spec.keep, .keep_every = spec.keep_every},
+        .writer = program_name(),
+        .created = utc_text,
+        .config = effective_config(config, setup.spec),
+        .facts = manifest_facts({.train_fingerprint = setup.train->fingerprint(),
+                                 .val_fingerprint = setup.val ? setup.val->fingerprint() : 0,
+                                 .tokenizer = setup.train->tokenizer(),
+                                 .numeric_class = setup.ops->numeric_class(),
+                                 .fingerprint = fingerprint,
+                                 .ranks = world.size(),
+                                 .tensor_degree = setup.spec.layout.tensor})});
+  }
+  EW_ASSIGN(
+      setup.trainer,
+      Trainer::create(setup.spec, {.world = world,
+                                   .ops = *setup.ops,
+                                   .stream = *setup.stream,
+                                   .train = *setup.train,
+                                   .val = setup.val ? &*setup.val : nullptr,
+                                   .stop = stop,
+                                   .checkpoint = setup.checkpoint ? &*setup.checkpoint : nullptr,
+                                   .plan = &setup.plan.plan}));
+  lap("weights");
+  setup.identity = {
+      .numeric_class = setup.ops->numeric_class(),
+      .recipe = combine64(setup.spec.recipe_hash(), !config.train.dump_state.empty()),
+      .data = combine64(setup.train->fingerprint(), setup.val ? setup.val->fingerprint() : 0),
+      .plan = layout::digest(setup.trainer->plan()),
+      .fingerprint = fingerprint};
+  return {};
+}
+
+}  // namespace
+
+std::optional<Error> set_up(const Settings& settings, comm::World& world, bool (*stop)(),
+                            LocalSetup& setup) {
+  try {
+    auto built = build(settings, world, stop, setup);
+    if (built) return std::nullopt;
+    return std::move(built).error();
+  } catch (const std::bad_alloc&) {
+    return Error{.code = Code::does_not_fit,
+                 .what = "the system refused memory",
+                 .where = fmt::format("rank {}, at start", world.world_rank()),
+                 .why = fmt::format("the run needs {} a rank: {}", bytes_text(setup.memory.total()),
+                                    memory_text(setup.memory)),
+                 .fix = "use a smaller train.micro_batch or model.context, or a smaller model"};
+  }
+}
+
+}  // namespace elaswave::app

@@ -1,0 +1,41 @@
+// What one rank builds before it meets the others: device, data, plan, trainer.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "app/options.h"
+#include "app/start.h"
+#include "app/trainer.h"
+#include "elastic/plan/healthy.h"
+#include "io/base/file_system.h"
+#include "io/data/token_file.h"
+#include "model/kernels/ops.h"
+#include "parallel/device/stream.h"
+
+namespace elaswave::app {
+
+struct LocalSetup {
+  RunSpec spec;
+  std::unique_ptr<kernels::Ops> ops;
+  std::unique_ptr<device::CpuStream> stream;
+  std::optional<data::TokenSet> train, val;
+  std::unique_ptr<FileSystem> files = make_file_system();
+  std::optional<CheckpointSetup> checkpoint;
+  std::vector<FileLock> locks;  // the reporter's, on the directories of the run
+  std::unique_ptr<Trainer> trainer;
+  plan::HealthyPlan plan;
+  spec::MemoryTable memory;  // planned, of the rank that needs most
+  StartIdentity identity;
+  std::vector<std::pair<std::string, double>> timeline;  // phase, ms
+};
+
+/// Fills `setup`, or says what is in the way: peers must hear of it (start.h), also of memory that
+/// the system refuses. `stop` as in TrainerParts.
+std::optional<Error> set_up(const Settings& settings, comm::World& world, bool (*stop)(),
+                            LocalSetup& setup);
+
+}  // namespace elaswave::app

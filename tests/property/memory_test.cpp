@@ -1,0 +1,92 @@
+// Planned memory is what is allocated: of every rank, for every legal combination of slices,
+// stages, chunks, schedule and recompute, ranks without a micro-batch among them.
+#include <gtest/gtest.h>
+
+#include <cstdio>
+
+#include "app/layout.h"
+#include "tests/support/training.h"
+
+namespace elaswave::test {
+namespace {
+
+class MemoryTest : public testing::Test {
+ protected:
+  MemoryTest() {
+    write_tokens(folder_.file("train.bin"), 3000, 263);
+    config_ = tiny_config(folder_.file("train.bin"));
+    config_.model.layers = 5;
+    config_.model.heads = 4;
+    config_.model.hidden = 64;
+    config_.model.vocab = 263;
+    config_.train.global_batch = 6;  // three micro-batches
+  }
+
+  void check_rank(const app::RunSpec& spec, const layout::Plan& plan, comm::World& world) {
+    const auto ops = kernels::make_cpu_ops(kernels::Isa::automatic).value();
+    device::CpuStream stream(1);
+    const auto tokens =
+        data::TokenSet::open(config_.data.train, data::TokenFormat::nanogpt).value();
+    const auto trainer =
+        app::Trainer::create(
+            spec, {.world = world, .ops = *ops, .stream = stream, .train = tokens, .plan = &plan})
+            .value();
+    const spec::MemoryTable real = trainer->memory();
+    const layout::Place place = layout::place_of(plan, world.world_rank());
+    const spec::MemoryTable planned = app::memory_at(spec, plan, place);
+    for (std::size_t index = 0; index < spec::kMemoryTerms; ++index) {
+      const auto term = static_cast<spec::MemoryTerm>(index);
+      if (real[term] == 0) continue;
+      EXPECT_NEAR(planned[term] / real[term], 1, 0.02)
+          << spec::name(term) << " of rank " << world.world_rank() << ": " << planned[term]
+          << " planned, " << real[term] << " measured";
+      ++terms_;
+    }
+    if (real[spec::MemoryTerm::exchange] == 0) {
+      EXPECT_EQ(planned[spec::MemoryTerm::exchange], 0) << "rank " << world.world_rank();
+    }
+    ++ranks_;
+  }
+
+  /// Nothing for a layout that is not legal.
+  void check_layout(int ranks) {
+    const app::RunSpec spec = app::resolve(config_).value();
+    const auto made = app::healthy_plan(spec, ranks, Generation{0});
+    if (!made) return;
+    const auto report = comm::simulate(
+        {.ranks = ranks}, [&](comm::World& world) { check_rank(spec, made->plan, world); });
+    ASSERT_TRUE(report.has_value()) << report.error().text();
+    ++layouts_;
+  }
+
+  TemporaryFolder folder_;
+  app::Config config_;
+  int layouts_ = 0, ranks_ = 0, terms_ = 0;
+};
+
+TEST_F(MemoryTest, PlannedIsAllocatedOnEveryRank) {
+  for (const std::int64_t tensor : {1, 2, 4})
+    for (const std::int64_t stages : {1, 2, 3, 4})
+      for (const std::int64_t chunks : {1, 2})
+        for (const char* schedule : {"auto", "gpipe", "1f1b", "interleaved", "zb-h1", "zbv"})
+          for (const char* recompute : {"none", "selective", "full"})
+            // One pipeline, unequal stages, and more replicas than micro-batches.
+            for (const std::int64_t extra : {std::int64_t{0}, std::int64_t{1}, 3 * stages}) {
+              config_.parallel.tp = tensor;
+              config_.parallel.pp = stages;
+              config_.parallel.chunks = chunks;
+              config_.parallel.schedule = schedule;
+              config_.train.recompute = recompute;
+              config_.numerics.mode = stages == 3 ? "fast" : "exact";
+              SCOPED_TRACE(testing::Message()
+                           << "tp " << tensor << ", pp " << stages << ", chunks " << chunks << ", "
+                           << schedule << ", " << recompute << ", replicas " << stages + extra);
+              check_layout(static_cast<int>((stages + extra) * tensor));
+              if (HasFailure()) return;
+            }
+  std::printf("campaign: %d layouts, %d ranks, %d terms compared\n", layouts_, ranks_, terms_);
+  EXPECT_GE(layouts_, 300);
+}
+
+}  // namespace
+}  // namespace elaswave::test
