@@ -72,8 +72,6 @@ Result<void> check_checkpoints(const Settings& settings) {
 Result<void> cross_check(const Settings& settings) {
   EW_TRY(check_batch(settings));
   EW_TRY(check_learning_rate(settings));
-  EW_TRY(check_validation(settings));
-  EW_TRY(check_checkpoints(settings));
   auto spec = resolve(settings.config);
   if (spec) return {};
   Error error = std::move(spec).error();
@@ -84,6 +82,11 @@ Result<void> cross_check(const Settings& settings) {
       error.where = both(settings, key, "model.preset");
   }
   return fail(std::move(error));
+}
+
+Result<void> check_places(const Settings& settings) {
+  EW_TRY(check_validation(settings));
+  return check_checkpoints(settings);
 }
 
 }  // namespace elaswave::app

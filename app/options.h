@@ -96,9 +96,11 @@ Result<Value> parse_value(const Option& option, std::string_view text, const Pla
 /// Stores a value after checking type, range and choice.
 Result<void> assign(Settings& settings, std::int64_t row, Value value, const Place& place);
 
-/// Checks that need more than one key: batch sizes, learning rates, validation, and all that
+/// Checks that need more than one key: batch sizes, learning rates, and all that
 /// resolve() (run_spec.h) finds. Errors say where the values came from.
 Result<void> cross_check(const Settings& settings);
+/// What only a run needs: something to validate on, a place for checkpoints.
+Result<void> check_places(const Settings& settings);
 
 /// Reads a TOML file into `settings`, its includes first. Errors name file, line and column.
 Result<void> read_config_file(Settings& settings, const std::string& path);

@@ -226,7 +226,10 @@ Result<TrainCommand> parse_train(std::span<const std::string> arguments,
   for (std::size_t row = 0; row < parsed.given.size(); ++row)
     EW_TRY(apply(command.settings, row, parsed.given[row]));
   EW_TRY(cross_check(command.settings));
-  if (parsed.wish == TrainWish::run) EW_TRY(check_runnable(command.settings));
+  if (parsed.wish == TrainWish::run) {
+    EW_TRY(check_places(command.settings));
+    EW_TRY(check_runnable(command.settings));
+  }
   return command;
 }
 

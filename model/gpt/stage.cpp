@@ -231,6 +231,7 @@ Result<void> Stage::weight_gradients(const Run& run) {
   };
   if (chunk.head) EW_TRY(done(inventory_.layers() - 1));
   for (std::int32_t block = chunk.blocks; block-- > 0;) {
+    EW_TRY(hooks_.ready(chunk.first_block + block + 1));  // selective computes the norms again
     EW_TRY(layers::block_weight_gradient(run.call, kept_block(run, block),
                                          product_gradients(run, block)));
     EW_TRY(done(chunk.first_block + block + 1));
