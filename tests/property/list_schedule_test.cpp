@@ -70,6 +70,7 @@ TEST(ListSchedule, EveryRouteEndsUnderItsCap) {
     made.plan.schedule = *std::move(rows);
     ASSERT_EQ(find_row_fault(made.plan, made.options.split), "");
     ASSERT_EQ(Rendezvous(made.plan).run(), "");
+    ASSERT_EQ(pipeline::check_schedule(made.plan, made.options.cap).what, "");
     for (const auto& memory : pipeline::peak_memory(made.plan)) {
       if (made.options.cap > 0) {
         ASSERT_LE(memory.live, made.options.cap);
@@ -86,6 +87,7 @@ TEST(ListSchedule, EveryRouteEndsUnderItsCap) {
       row = pipeline::with_recompute(made.options.split ? pipeline::fuse_backward(row)
                                                         : pipeline::split_backward(row));
     ASSERT_EQ(Rendezvous(passed).run(), "");
+    ASSERT_EQ(pipeline::check_schedule(passed, 0).what, "");
     ++cases;
     if (made.options.cap == made.least) ++at_the_least;
     for (const Row& row : made.plan.schedule) without_work += row.empty() ? 1 : 0;

@@ -62,6 +62,7 @@ TEST(Schedules, EveryAcceptedShapeHasCompleteRowsThatEnd) {
       const Plan plan = regular_plan(schedule, shape);
       ASSERT_EQ(find_row_fault(plan, is_split(schedule)), "");
       ASSERT_EQ(Rendezvous(plan).run(), "");
+      ASSERT_EQ(pipeline::check_schedule(plan, 0).what, "");
       ++accepted;
     }
   std::printf("%d shapes complete, %d refused\n", accepted, refused);
