@@ -27,9 +27,9 @@ constexpr std::int64_t kWriting = 1, kClosed = 0;
 constexpr Nanoseconds kBeatsPerTimeout = 8;
 
 std::vector<std::string_view> channel_names() {
-  std::vector<std::string_view> names;
-  for (int channel = 0; channel < static_cast<int>(comm::Channel::count); ++channel)
-    names.push_back(comm::name(static_cast<comm::Channel>(channel)));
+  std::vector<std::string_view> names(static_cast<std::size_t>(comm::Channel::count));
+  for (std::size_t channel = 0; channel < names.size(); ++channel)
+    names[channel] = comm::name(static_cast<comm::Channel>(channel));
   return names;
 }
 

@@ -132,7 +132,7 @@ std::vector<StageMemory> worst_ranks(const spec::MemoryModel& model, const Plan&
   for (const LoweredKind& kind : kinds) {
     const auto& members = owned[static_cast<std::size_t>(kind.stage)];
     const auto owned_by = [&](std::int32_t replica, std::int32_t slice) -> const spec::OwnedElems& {
-      return members[static_cast<std::size_t>(replica * plan.tensor_degree + slice)];
+      return members[static_cast<std::size_t>(std::int64_t{replica} * plan.tensor_degree + slice)];
     };
     StageMemory& most = worst[static_cast<std::size_t>(kind.stage)];
     for (std::int32_t slice = 0; slice < plan.tensor_degree; ++slice) {

@@ -24,7 +24,10 @@ struct MessageKey {
   std::int32_t from, to;
   std::uint8_t channel;
   std::uint64_t number;
-  auto operator<=>(const MessageKey&) const = default;
+  bool operator<(const MessageKey& other) const {
+    return std::tie(from, to, channel, number) <
+           std::tie(other.from, other.to, other.channel, other.number);
+  }
 };
 
 MessageKey key_of(const RankTrace& rank, const FlightEvent& event) {

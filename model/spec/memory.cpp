@@ -100,7 +100,8 @@ class Ownership {
   Ownership(const layout::Plan& plan, const layout::BlockTable& blocks)
       : plan_(plan), blocks_(blocks) {
     for (std::int32_t stage = 0; stage < static_cast<std::int32_t>(plan.stages.size()); ++stage) {
-      const auto members = static_cast<std::size_t>(plan.replicas(stage) * plan.tensor_degree);
+      const auto members =
+          static_cast<std::size_t>(std::int64_t{plan.replicas(stage)} * plan.tensor_degree);
       owned_.emplace_back(members);
       largest_.emplace_back(members);
       tied_stage_.push_back(-1);
@@ -234,8 +235,8 @@ double PlanMemory::owned_bytes(const OwnedElems& owned) const {
 MemoryTable PlanMemory::table(const layout::Place& place, const RankSlots& slots,
                               const OwnedElems& owned) const {
   MemoryTable table;
-  const Held& parts =
-      held_[static_cast<std::size_t>(place.stage * plan_.tensor_degree + place.slice)];
+  const Held& parts = held_[static_cast<std::size_t>(
+      std::int64_t{place.stage} * plan_.tensor_degree + place.slice)];
   table[MemoryTerm::weights] = parts.weight_bytes;
   table[MemoryTerm::sums] = sum_bytes(model_) * parts.elems;
   add_owned(owned, table);

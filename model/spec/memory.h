@@ -103,7 +103,7 @@ class PlanMemory {
     double weight_bytes = 0, elems = 0;
   };
   Held& held(std::int32_t stage, std::int32_t slice) {
-    return held_[static_cast<std::size_t>(stage * plan_.tensor_degree + slice)];
+    return held_[static_cast<std::size_t>(std::int64_t{stage} * plan_.tensor_degree + slice)];
   }
   void add_part(std::int32_t index, std::int32_t stage);
   void add_owned(const OwnedElems& owned, MemoryTable& table) const;

@@ -24,7 +24,9 @@ bool holds(const layout::Plan& plan, const layout::PartExtent& part, const layou
 struct Membership {
   bool sliced = false;
   std::int32_t home = 0, tied = -1;  // stages; tied: -1 when there is none besides home
-  auto operator<=>(const Membership&) const = default;
+  bool operator<(const Membership& other) const {
+    return std::tie(sliced, home, tied) < std::tie(other.sliced, other.home, other.tied);
+  }
 };
 
 Membership membership_of(const layout::Plan& plan, const layout::PartExtent& part) {
@@ -94,9 +96,9 @@ class Completion {
 std::vector<bool> held_parts(const layout::Plan& plan, const layout::BlockTable& blocks,
                              std::int32_t world_rank) {
   const layout::Place place = layout::place_of(plan, world_rank);
-  std::vector<bool> held;
+  std::vector<bool> held(static_cast<std::size_t>(blocks.parts()));
   for (std::int32_t part = 0; part < blocks.parts(); ++part)
-    held.push_back(holds(plan, blocks.part(part), place));
+    held[static_cast<std::size_t>(part)] = holds(plan, blocks.part(part), place);
   return held;
 }
 
