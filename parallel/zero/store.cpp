@@ -13,6 +13,7 @@ constexpr std::int64_t sum_bytes(SumMode mode) {
 
 std::vector<std::int64_t> sum_bytes(const std::vector<bool>& held, SumMode mode) {
   std::vector<std::int64_t> bytes;
+  bytes.reserve(held.size());
   for (const bool mine : held) bytes.push_back(mine ? sum_bytes(mode) : 0);
   return bytes;
 }
