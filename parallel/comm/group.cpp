@@ -1,7 +1,6 @@
 #include "parallel/comm/group.h"
 
 #include <algorithm>
-#include <numeric>
 
 namespace elaswave::comm {
 namespace {
@@ -167,9 +166,8 @@ int Group::index_of(int world_rank) const {
 }
 
 Group everyone(const World& world) {
-  Group group{std::vector<int>(static_cast<std::size_t>(world.size())), world.generation()};
-  std::iota(group.world_ranks.begin(), group.world_ranks.end(), 0);
-  return group;
+  const auto live = world.live();
+  return {{live.begin(), live.end()}, world.generation()};
 }
 
 Result<void> all_reduce_sum(World& world, const Group& group, std::span<std::int64_t> inout,

@@ -22,7 +22,7 @@ struct Group {
   bool operator==(const Group&) const = default;
 };
 
-/// The group of all ranks of the world.
+/// The group of all live ranks of the world, in its generation.
 Group everyone(const World& world);
 
 /// COLLECTIVE over `group`. Element-wise sum (two's complement) into every member's `inout`; same

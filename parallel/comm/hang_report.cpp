@@ -10,7 +10,7 @@
 namespace elaswave::comm {
 namespace {
 
-constexpr int kTellAll = 96;
+constexpr std::size_t kTellAll = 96;
 // Longer lists say no more.
 constexpr std::size_t kWaitsShown = 16;
 constexpr std::size_t kSuspectsShown = 8;
@@ -61,7 +61,7 @@ std::string suspicion(const HangView& view, int rank) {
   if (const WaitNote* note = note_of(view, rank))
     return fmt::format("rank {} went on in step {} ({}) and has told of no wait since; {}", rank,
                        note->step, note->activity.data(), last_seen(view, rank));
-  const auto heard = ranks_heard_by(view.own.from, view.size);
+  const auto heard = ranks_heard_by(view.own.from, view.live);
   if (std::find(heard.begin(), heard.end(), rank) == heard.end())
     return fmt::format("rank {} does not tell this rank whether it waits; {}", rank,
                        last_seen(view, rank));
@@ -100,6 +100,18 @@ std::vector<int> suspects_of(const HangView& view, int nearest) {
   return suspects;
 }
 
+enum class Way : std::uint8_t { up, down };
+
+std::vector<int> at_distances(int world_rank, std::span<const int> live, Way way) {
+  const auto found = std::lower_bound(live.begin(), live.end(), world_rank);
+  const std::size_t size = live.size(), place = static_cast<std::size_t>(found - live.begin());
+  const bool all = size <= kTellAll + 1;
+  std::vector<int> ranks;
+  for (std::size_t distance = 1; distance < size; distance = all ? distance + 1 : distance * 2)
+    ranks.push_back(live[(way == Way::up ? place + distance : place + size - distance) % size]);
+  return ranks;
+}
+
 }  // namespace
 
 std::optional<WaitNote> parse_note(std::span<const std::byte> bytes, int from, int size) {
@@ -113,20 +125,12 @@ std::optional<WaitNote> parse_note(std::span<const std::byte> bytes, int from, i
   return valid ? std::optional(note) : std::nullopt;
 }
 
-std::vector<int> ranks_told_by(int world_rank, int size) {
-  std::vector<int> ranks;
-  const bool all = size - 1 <= kTellAll;
-  for (int distance = 1; distance < size; distance = all ? distance + 1 : distance * 2)
-    ranks.push_back((world_rank + distance) % size);
-  return ranks;
+std::vector<int> ranks_told_by(int world_rank, std::span<const int> live) {
+  return at_distances(world_rank, live, Way::up);
 }
 
-std::vector<int> ranks_heard_by(int world_rank, int size) {
-  std::vector<int> ranks;
-  const bool all = size - 1 <= kTellAll;
-  for (int distance = 1; distance < size; distance = all ? distance + 1 : distance * 2)
-    ranks.push_back((world_rank - distance + size) % size);
-  return ranks;
+std::vector<int> ranks_heard_by(int world_rank, std::span<const int> live) {
+  return at_distances(world_rank, live, Way::down);
 }
 
 HangReport report_hang(const HangView& view) {

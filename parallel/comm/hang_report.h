@@ -40,11 +40,12 @@ static_assert(sizeof(WaitNote) == 112);
 /// A note from the bytes of a message of `from`; nothing when they are none.
 std::optional<WaitNote> parse_note(std::span<const std::byte> bytes, int from, int size);
 
-/// Who hears the notes of `world_rank`: all others up to 96 of them, beyond that those at distances
-/// 1, 2, 4, ... upwards, so that notes cost little at any size.
-std::vector<int> ranks_told_by(int world_rank, int size);
+/// Who of the `live` ranks (ascending) hears the notes of `world_rank`, one of them: all others up
+/// to 96, beyond that those at distances 1, 2, 4, ... upwards among the live, so that notes cost
+/// little at any size.
+std::vector<int> ranks_told_by(int world_rank, std::span<const int> live);
 /// Whose notes `world_rank` hears: the other end of ranks_told_by().
-std::vector<int> ranks_heard_by(int world_rank, int size);
+std::vector<int> ranks_heard_by(int world_rank, std::span<const int> live);
 
 /// The newest message that came from a rank.
 struct LastSeen {
@@ -63,7 +64,7 @@ struct HeardNote {
 
 /// What one rank knows when its wait has failed.
 struct HangView {
-  int size = 1;
+  std::vector<int> live;  // ascending
   WaitNote own;
   std::vector<HeardNote> others;  // the newest of each rank, by rank
   std::vector<LastSeen> seen;     // by rank

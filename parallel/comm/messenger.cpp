@@ -19,6 +19,7 @@ struct FlowLimits {
 constexpr FlowLimits limits(Channel channel) {
   if (channel == Channel::control) return {64, 16, 16};
   if (channel == Channel::watch) return {16, 4, 4};  // most notes are never read
+  if (channel == Channel::drain) return {16, 4, 4};
   return {8, 2, 3};
 }
 
@@ -36,10 +37,19 @@ Messenger::Messenger(Wire* wire, int world_rank, MessengerOptions options)
       world_rank_(world_rank),
       options_(std::move(options)),
       pool_(options_.control_payload_bytes + kHeaderBytes,
-            std::max(options_.control_payload_bytes, options_.payload_bytes) + kHeaderBytes,
+            std::max({options_.control_payload_bytes, options_.payload_bytes,
+                      static_cast<std::int64_t>(sizeof(TellHead))}) +
+                kHeaderBytes,
             kSoftPoolBytes) {}
 
+std::uint64_t Messenger::acknowledgement_interval(Channel channel) {
+  return limits(channel).interval;
+}
+
 std::int64_t Messenger::payload_limit(Channel channel) const {
+  // Whatever the size of chunks, what a rank tells fits one.
+  if (channel == Channel::drain)
+    return std::max(options_.control_payload_bytes, static_cast<std::int64_t>(sizeof(TellHead)));
   const bool small = channel == Channel::control || channel == Channel::watch;
   return small ? options_.control_payload_bytes : options_.payload_bytes;
 }
@@ -94,7 +104,7 @@ void Messenger::submit(const TransferPtr& transfer) {
 }
 
 void Messenger::record_start(Transfer& transfer) {
-  if (options_.flight == nullptr || transfer.channel == Channel::watch) return;
+  if (options_.flight == nullptr || transfer.channel >= Channel::watch) return;
   const bool is_send = transfer.direction == Direction::send;
   transfer.flight = options_.flight->start(
       {.begin = options_.clock->now(),
@@ -107,8 +117,10 @@ void Messenger::record_start(Transfer& transfer) {
 }
 
 void Messenger::finish(Transfer& transfer) {
-  if (options_.flight != nullptr && transfer.channel != Channel::watch)
+  if (options_.flight != nullptr && transfer.channel < Channel::watch)
     options_.flight->finish(transfer.flight, options_.clock->now());
+  if (transfer.channel == Channel::drain && transfer.direction == Direction::receive)
+    told_by_.push_back(transfer.peer);
   settle(transfer, Phase::done);
 }
 
@@ -264,9 +276,10 @@ void Messenger::free_flight(Token token) {
 
 void Messenger::launch(Token token, std::int64_t bytes) {
   Flight& flight = flights_[token];
-  const bool is_ack =
-      flight.role == Role::send_acknowledgement || flight.role == Role::receive_acknowledgement;
-  const Tag tag = make_tag(generation_, flight.channel,
+  const bool is_ack = flight.role == Role::send_acknowledgement ||
+                      flight.role == Role::receive_acknowledgement ||
+                      (flight.role == Role::stray && flight.kind == ChunkKind::acknowledgement);
+  const Tag tag = make_tag(flight.generation, flight.channel,
                            is_ack ? ChunkKind::acknowledgement : ChunkKind::data, flight.sequence);
   const bool is_send = flight.role == Role::send || flight.role == Role::send_acknowledgement;
   Result<void> started =
@@ -285,6 +298,11 @@ bool Messenger::progress() {
     return true;
   }
   for (const Completion& completion : completed_) complete(completion);
+  // After all completions: both may start requests.
+  for (std::size_t i = 0; i < told_by_.size(); ++i) hear(told_by_[i]);
+  told_by_.clear();
+  for (std::size_t i = 0; i < stray_moved_.size(); ++i) receive_strays(stray_moved_[i]);
+  stray_moved_.clear();
   return !completed_.empty();
 }
 
@@ -303,15 +321,23 @@ void Messenger::complete(const Completion& completion) {
       case Role::receive_acknowledgement:
         complete_acknowledgement(flight, completion.bytes);
         break;
+      case Role::stray:
+        if (auto error = stray_disagreement(flight, completion.bytes)) fail_all(std::move(*error));
+        break;
       case Role::send_acknowledgement:
       case Role::none:
         break;
     }
   }
-  const Role role = flights_[completion.token].role;  // flights_ may have grown or been buried
-  const int peer = flights_[completion.token].peer;
-  const Channel channel = flights_[completion.token].channel;
-  const bool live = !flights_[completion.token].buried;
+  const Flight& ended = flights_[completion.token];  // flights_ may have grown or been buried
+  const Role role = ended.role;
+  const int peer = ended.peer;
+  const Channel channel = ended.channel;
+  const bool live = !ended.buried;
+  const bool receives =
+      role == Role::receive || role == Role::receive_acknowledgement || role == Role::stray;
+  if (receives && (!live || role == Role::stray))
+    stray_ended(ended, completion.outcome == Outcome::done);
   free_flight(completion.token);
   if (!live) return;
   if (role == Role::send || role == Role::receive_acknowledgement) pump(send_lane(peer, channel));

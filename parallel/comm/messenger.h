@@ -4,14 +4,18 @@
 // described in README.md. Internal to parallel/comm. THREADS: one at a time.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <span>
+#include <string>
 #include <vector>
 
 #include "io/base/probe.h"
 #include "parallel/comm/buffer_pool.h"
 #include "parallel/comm/chunk.h"
+#include "parallel/comm/drain.h"
 #include "parallel/comm/transfer.h"
 #include "parallel/comm/wire.h"
 
@@ -48,8 +52,10 @@ class Messenger {
   /// at once, until enter().
   void abandon_all();
 
-  /// Enters a newer generation: abandons what is left, restarts all sequences, forgets the failure.
-  void enter(Generation generation);
+  /// Enters a newer generation with the ranks `live` (ascending, this one among them): abandons
+  /// what is left, restarts all sequences, forgets the failure, and begins to drain what live peers
+  /// sent before. progress() does the rest.
+  void enter(Generation generation, std::span<const int> live);
 
   /// Asks for all acknowledgements that are still on their way, so that idle() means nothing is
   /// left on the wire but notes (Channel::watch), which are dropped.
@@ -67,6 +73,11 @@ class Messenger {
   /// What ended all transfers: headers that disagree, a wire error, a full graveyard. Kept until
   /// enter().
   const std::optional<Error>& failure() const { return failure_; }
+
+  /// What older generations have left between this rank and its live peers: streams of theirs that
+  /// may bring something, requests of ours that the transport has not let go.
+  std::int64_t undrained() const;
+  bool drained() const { return undrained() == 0; }
 
   std::int64_t messages() const { return messages_; }
   std::int64_t chunks() const { return chunks_; }
@@ -99,13 +110,15 @@ class Messenger {
     send,
     receive,
     send_acknowledgement,
-    receive_acknowledgement
+    receive_acknowledgement,
+    stray,  // receive into the void of an older generation
   };
   struct Flight {
     Role role = Role::none;
     bool buried = false;
     int peer = 0;
     Channel channel = Channel::control;
+    ChunkKind kind = ChunkKind::data;  // of a stray
     Generation generation{};
     TransferPtr transfer;
     ChunkBuffer buffer;
@@ -115,6 +128,24 @@ class Messenger {
     std::int64_t length = 0;
   };
 
+  /// What a rank tells a peer when it enters a view; further lines follow in a second message.
+  struct TellHead {
+    static constexpr std::uint32_t kMagic = 0x31445745;  // "EWD1"
+    std::uint32_t magic = kMagic;
+    std::uint32_t settled_below = 0;
+    std::uint32_t lines = 0;
+    std::uint32_t zero = 0;
+    std::array<StreamCount, 15> first{};
+  };
+  static_assert(sizeof(TellHead) == 256);
+  /// Memory of the messages of Channel::drain to and from one peer, in this generation.
+  struct Tell {
+    TellHead out, in;
+    std::vector<StreamCount> more_out, more_in;
+    bool heard_head = false;
+  };
+
+  static std::uint64_t acknowledgement_interval(Channel channel);
   std::int64_t payload_limit(Channel channel) const;
   SendLane& send_lane(int peer, Channel channel);
   ReceiveLane& receive_lane(int peer, Channel channel);
@@ -145,6 +176,17 @@ class Messenger {
   void give_up(const TransferPtr& transfer);
   void drop(TransferQueue& queue);
   void bury(Token token);
+  std::optional<Error> refusal() const;
+
+  bool is_live(int peer) const;
+  void close_books();
+  void exchange_tells();
+  void hear(int peer);
+  Error tell_error(int peer, const std::string& why) const;
+  void receive_strays(int peer);
+  void stray_ended(const Flight& flight, bool received);
+  std::optional<Error> stray_disagreement(Flight& flight, std::int64_t bytes) const;
+  std::optional<int> peer_behind(Generation generation) const;
 
   Wire* wire_;
   int world_rank_;
@@ -165,6 +207,13 @@ class Messenger {
   };
   std::map<Channel, OwnLane> own_lanes_;  // messages to oneself
   std::vector<Completion> completed_;
+
+  std::vector<int> live_;  // of the view entered last; empty: everybody, nothing to drain
+  Drain drain_;
+  std::map<int, Tell> tells_;
+  std::map<int, int> strays_;     // under way, by peer
+  std::vector<int> told_by_;      // peers a message of Channel::drain has come from
+  std::vector<int> stray_moved_;  // peers for whom a receive may be started
 
   std::int64_t queued_ = 0;  // transfers in lane queues
   std::int64_t active_ = 0;  // requests under way

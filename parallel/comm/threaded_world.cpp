@@ -14,6 +14,7 @@
 
 #include "io/base/log.h"
 #include "parallel/comm/group.h"
+#include "parallel/comm/live_ranks.h"
 #include "parallel/comm/wait_watch.h"
 
 namespace elaswave::comm {
@@ -39,6 +40,7 @@ struct SubmitCommand {
 struct AbandonCommand {};
 struct EnterCommand {
   Generation generation;
+  std::vector<int> live;
 };
 struct CloseCommand {};
 struct StopCommand {};
@@ -117,7 +119,7 @@ class CommunicationThread {
         if (handle(command) == Next::stop) return;
       // After its end the transport must not be called again.
       const bool moved = (!wire_closed_ && messenger_->progress()) || !commands.empty();
-      if (closing_ && messenger_->idle()) finish_close();
+      if (closing_ && messenger_->idle() && messenger_->drained()) finish_close();
       if (moved) last_moved_ = clock_.now();
       report(commands.size(), moved);
     }
@@ -127,7 +129,7 @@ class CommunicationThread {
     if (auto* submit = std::get_if<SubmitCommand>(&command)) messenger_->submit(submit->transfer);
     if (std::holds_alternative<AbandonCommand>(command)) messenger_->abandon_all();
     if (auto* enter = std::get_if<EnterCommand>(&command)) {
-      messenger_->enter(enter->generation);
+      messenger_->enter(enter->generation, enter->live);
       generation_ = enter->generation;
     }
     if (std::holds_alternative<CloseCommand>(command)) {
@@ -194,6 +196,7 @@ class ThreadedWorld final : public World {
   int world_rank() const override { return world_rank_; }
   int size() const override { return size_; }
   Generation generation() const override { return generation_; }
+  std::span<const int> live() const override { return live_; }
   Clock& clock() override { return mailbox_->clock; }
   FlightRecorder& recorder() override { return mailbox_->recorder; }
   void set_activity(const Activity& activity) override { watch_.set_activity(activity); }
@@ -202,7 +205,7 @@ class ThreadedWorld final : public World {
   Result<void> wait(const Work& work, std::string_view operation, Deadline deadline) override;
   bool test(const Work& work) override { return !work.state() || !work.state()->pending(); }
   void publish_view(Generation generation) override;
-  void adopt_view() override;
+  void adopt_view(Generation generation, std::span<const int> live) override;
   void probe(Point point) override { elaswave::probe(hook_, point); }
   Result<void> close(Deadline deadline) override;
 
@@ -217,6 +220,7 @@ class ThreadedWorld final : public World {
   ProbeHook hook_;
   int world_rank_ = 0;
   int size_ = 0;
+  std::vector<int> live_;
   Generation generation_{};
   std::optional<Error> failure_;  // this side's reason for having ended all transfers (a deadline)
   WaitWatch watch_{*this};
@@ -244,6 +248,7 @@ Result<void> ThreadedWorld::wait_until_open() {
   if (mailbox_->open_error) return fail(*mailbox_->open_error);
   world_rank_ = mailbox_->world_rank;
   size_ = mailbox_->size;
+  live_ = all_ranks(size_);
   return {};
 }
 
@@ -265,14 +270,14 @@ void ThreadedWorld::put_and_wait(Command command) {
 }
 
 Work ThreadedWorld::send(int to, Channel channel, ConstPieces pieces) {
-  EW_CHECK(to >= 0 && to < size_, "send to rank {} of {}", to, size_);
+  check_peer(*this, "send to", to);
   auto transfer = make_send(to, channel, generation_, std::move(pieces), watch_.step());
   put(SubmitCommand{transfer});
   return Work(std::move(transfer));
 }
 
 Work ThreadedWorld::receive(int from, Channel channel, Pieces pieces) {
-  EW_CHECK(from >= 0 && from < size_, "receive from rank {} of {}", from, size_);
+  check_peer(*this, "receive from", from);
   auto transfer = make_receive(from, channel, generation_, std::move(pieces), watch_.step());
   put(SubmitCommand{transfer});
   return Work(std::move(transfer));
@@ -331,11 +336,11 @@ void ThreadedWorld::publish_view(Generation generation) {
   mailbox_->for_compute.notify_all();
 }
 
-void ThreadedWorld::adopt_view() {
-  const Generation published = mailbox_->published.load();
-  EW_CHECK(published > generation_, "no view newer than {} was published", raw(generation_));
-  put_and_wait(EnterCommand{published});
-  generation_ = published;
+void ThreadedWorld::adopt_view(Generation generation, std::span<const int> live) {
+  check_view(*this, generation, mailbox_->published.load(), live);
+  put_and_wait(EnterCommand{generation, {live.begin(), live.end()}});
+  generation_ = generation;
+  live_.assign(live.begin(), live.end());
   failure_.reset();
   watch_.reset();
 }

@@ -92,7 +92,7 @@ Work WaitWatch::send_note(int to, const WaitNote& note) {
 
 void WaitWatch::tell_waiting() {
   if (told_to_.empty())
-    for (const int rank : ranks_told_by(world_.world_rank(), world_.size()))
+    for (const int rank : ranks_told_by(world_.world_rank(), world_.live()))
       told_to_.push_back({.world_rank = rank,
                           .waiting = {},
                           .resumed = {},
@@ -118,7 +118,7 @@ void WaitWatch::tell_resumed() {
 
 void WaitWatch::collect() {
   if (heard_from_.empty())
-    for (const int rank : ranks_heard_by(world_.world_rank(), world_.size()))
+    for (const int rank : ranks_heard_by(world_.world_rank(), world_.live()))
       heard_from_.push_back(
           {.world_rank = rank, .incoming = {}, .newest = {}, .found_at = 0, .work = {}});
   for (Heard& heard : heard_from_) {
@@ -162,8 +162,11 @@ Error WaitWatch::deadline_error(const Transfer& transfer, std::string_view opera
   error.where += place();
   if (transfer_ == nullptr) return error;  // the deadline had passed before the wait began
   collect();
-  HangView view{
-      .size = world_.size(), .own = note(NoteState::waiting), .others = {}, .seen = last_seen()};
+  const auto live = world_.live();
+  HangView view{.live = {live.begin(), live.end()},
+                .own = note(NoteState::waiting),
+                .others = {},
+                .seen = last_seen()};
   const Nanoseconds now = world_.clock().now();
   for (const Heard& heard : heard_from_)
     if (heard.newest) view.others.push_back({*heard.newest, now - heard.found_at});

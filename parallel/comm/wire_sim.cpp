@@ -105,7 +105,7 @@ void SimNetwork::send(int from, int to, Tag tag, std::span<const std::byte> byte
   message.tag = tag;
   message.token = token;
   message.eager = static_cast<std::int64_t>(bytes.size()) <= options_.eager_bytes;
-  message.arrived = message.matched = false;
+  message.arrived = message.matched = message.departed = message.lost = false;
   message.arrival = arrival;
   message.bytes = bytes;
   if (message.eager) {
@@ -125,7 +125,6 @@ void SimNetwork::send(int from, int to, Tag tag, std::span<const std::byte> byte
   }
   receiver.inbox_keys.push_back(wanted);
   receiver.inbox.push_back(id);
-  ++undelivered_;
   host_.trace(combine64(
       trace_bytes(message.bytes),
       combine64(static_cast<std::uint64_t>(from) << 32 | static_cast<std::uint64_t>(to),
@@ -153,6 +152,10 @@ void SimNetwork::post(int rank, int from, Tag tag, std::span<std::byte> buffer, 
 
 void SimNetwork::due(std::uint32_t event) {
   Message& message = messages_[event & ~kSenderEvent];
+  if (host_.is_cut(message.from, message.to)) {
+    held_.push_back(event);
+    return;
+  }
   if (event & kSenderEvent) {
     ranks_[static_cast<std::size_t>(message.from)].completions.push_back(
         {message.token, Outcome::done, static_cast<std::int64_t>(message.bytes.size())});
@@ -170,8 +173,61 @@ void SimNetwork::poll(int rank, std::vector<Completion>& completed) {
   Rank& self = ranks_[static_cast<std::size_t>(rank)];
   completed.insert(completed.end(), self.completions.begin(), self.completions.end());
   self.completions.clear();
+  if (halted_ > 0) return poll_around_halted(self, completed);
   for (const std::uint32_t id : self.deliverable) deliver(id, completed);
   self.deliverable.clear();
+}
+
+void SimNetwork::poll_around_halted(Rank& self, std::vector<Completion>& completed) {
+  std::vector<std::uint32_t> waiting;
+  for (const std::uint32_t id : self.deliverable) {
+    const Message& message = messages_[id];
+    const bool moves = message.eager || !ranks_[static_cast<std::size_t>(message.from)].halted;
+    if (message.lost || (!moves && !message.departed))
+      waiting.push_back(id);
+    else
+      deliver(id, completed);
+  }
+  self.deliverable = std::move(waiting);
+}
+
+void SimNetwork::killed(int world_rank) {
+  Rank& self = ranks_[static_cast<std::size_t>(world_rank)];
+  if (!std::exchange(self.halted, true)) ++halted_;
+  for (Rank& receiver : ranks_)
+    for (const std::uint32_t id : receiver.inbox) {
+      Message& message = messages_[id];
+      if (message.from != world_rank || message.eager) continue;
+      message.departed = host_.random().below(2) == 0;
+      message.lost = !message.departed;
+    }
+}
+
+void SimNetwork::stopped(int world_rank) {
+  if (!std::exchange(ranks_[static_cast<std::size_t>(world_rank)].halted, true)) ++halted_;
+}
+
+void SimNetwork::went_on(int world_rank) {
+  if (std::exchange(ranks_[static_cast<std::size_t>(world_rank)].halted, false)) --halted_;
+  for (std::size_t r = 0; r < ranks_.size(); ++r)
+    if (!ranks_[r].deliverable.empty()) host_.wake(static_cast<int>(r));
+}
+
+void SimNetwork::healed(int one, int other) {
+  const std::vector<std::uint32_t> held = std::exchange(held_, {});
+  Nanoseconds latest = host_.now();
+  for (const std::uint32_t event : held) {
+    Message& message = messages_[event & ~kSenderEvent];
+    const bool between = (message.from == one && message.to == other) ||
+                         (message.from == other && message.to == one);
+    if (!between) {
+      held_.push_back(event);
+      continue;
+    }
+    latest = std::max(latest, host_.now() + latency());  // in the order they came
+    message.arrival = latest;
+    host_.schedule(latest, event);
+  }
 }
 
 void SimNetwork::deliver(std::uint32_t id, std::vector<Completion>& completed) {
@@ -189,7 +245,6 @@ void SimNetwork::deliver(std::uint32_t id, std::vector<Completion>& completed) {
   const auto place = std::find(self.inbox.begin(), self.inbox.end(), id);
   self.inbox_keys.erase(self.inbox_keys.begin() + (place - self.inbox.begin()));
   self.inbox.erase(place);
-  --undelivered_;
   host_.trace(combine64(id, static_cast<std::uint64_t>(host_.now())));
   if (message.eager)
     free_messages_.push_back(id);

@@ -33,12 +33,13 @@ enum class Channel : std::uint8_t {
   state,     // master weights and moments on the move
   tensor,    // rows of activations between the slices of a replica
   watch,     // who waits for whom, told when a wait takes long: the worlds' own
+  drain,     // what was sent in older generations: the messenger's own
   count,
 };
 
 constexpr std::string_view name(Channel channel) {
   constexpr std::string_view names[] = {"control", "reduce", "gather", "pipeline",
-                                        "state",   "tensor", "watch"};
+                                        "state",   "tensor", "watch",  "drain"};
   static_assert(std::size(names) == static_cast<std::size_t>(Channel::count));
   return names[static_cast<std::size_t>(channel)];
 }
@@ -94,8 +95,10 @@ class World {
   virtual ~World() = default;
 
   virtual int world_rank() const = 0;
-  virtual int size() const = 0;
+  virtual int size() const = 0;  // of the start: world ranks are never renumbered
   virtual Generation generation() const = 0;
+  /// World ranks of the view entered last, ascending; all of them at the start.
+  virtual std::span<const int> live() const = 0;
   virtual Clock& clock() = 0;
   /// Holds the waits of the caller (lane `compute`) and the messages of the transport (lane
   /// `communication`); the caller adds what it does. A transfer that was given up keeps end 0.
@@ -126,8 +129,11 @@ class World {
   /// Makes every current and later wait of an older generation throw StepAborted, until
   /// adopt_view().
   virtual void publish_view(Generation generation) = 0;
-  /// Enters the published generation: abandons what was in flight, restarts the message sequences.
-  virtual void adopt_view() = 0;
+  /// Enters `generation`, whose members are `live` (ascending, this rank among them): abandons what
+  /// was in flight and restarts the message sequences. What live peers sent in older generations is
+  /// received and thrown away in the background (README, "Drain"). REQUIRES: it was published; a
+  /// newer one may have been since, then the next wait throws.
+  virtual void adopt_view(Generation generation, std::span<const int> live) = 0;
 
   /// Calls the probe hook of this rank, if any.
   virtual void probe(Point point) = 0;

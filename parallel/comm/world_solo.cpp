@@ -1,9 +1,11 @@
 // The world of one rank without a launcher. Messages to oneself are matched by the messenger; there
 // is no wire.
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <utility>
 
+#include "parallel/comm/live_ranks.h"
 #include "parallel/comm/messenger.h"
 #include "parallel/comm/simulation.h"
 
@@ -20,6 +22,7 @@ class SoloWorld final : public World {
   int world_rank() const override { return 0; }
   int size() const override { return 1; }
   Generation generation() const override { return generation_; }
+  std::span<const int> live() const override { return kAlone; }
   Clock& clock() override { return clock_; }
   FlightRecorder& recorder() override { return recorder_; }
   void set_activity(const Activity& activity) override { activity_ = activity; }
@@ -39,16 +42,17 @@ class SoloWorld final : public World {
     while (seen < generation && !published_.compare_exchange_weak(seen, generation)) {
     }
   }
-  void adopt_view() override {
-    const Generation published = published_.load();
-    EW_CHECK(published > generation_, "no view newer than {} was published", raw(generation_));
-    generation_ = published;
-    messenger_.enter(generation_);
+  void adopt_view(Generation generation, std::span<const int> live) override {
+    check_view(*this, generation, published_.load(), live);
+    generation_ = generation;
+    messenger_.enter(generation_, live);
   }
   void probe(Point point) override { elaswave::probe(hook_, point); }
   Result<void> close(Deadline) override { return {}; }
 
  private:
+  static constexpr std::array<int, 1> kAlone{0};
+
   Work submit(TransferPtr transfer) {
     messenger_.submit(transfer);
     return Work(std::move(transfer));

@@ -14,6 +14,7 @@
 
 #include "parallel/comm/group.h"
 #include "parallel/comm/world_mpi.h"
+#include "tests/support/traffic.h"
 
 namespace elaswave::comm {
 namespace {
@@ -78,8 +79,7 @@ TEST(WorldMpiHang, everybody_names_the_stopped_rank) {
     check_error(done.error(), me, stopper, n);
     if (me == 0) std::fprintf(stderr, "%s\n", done.error().text().c_str());
   }
-  world.publish_view(Generation{1});
-  world.adopt_view();
+  test::enter_view(world, Generation{1});
   Group survivors = everyone(world);
   std::erase(survivors.world_ranks, stopper);
   std::int64_t failures = HasFailure() ? 1 : 0;

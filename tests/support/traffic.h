@@ -93,8 +93,10 @@ inline Result<void> random_traffic(comm::World& world, const TrafficOptions& opt
     std::vector<TrafficMessage> mine;
     for (int i = 0; i < options.messages; ++i) {
       TrafficMessage message{.id = id++, .bytes = {}, .work = {}};
-      message.from = static_cast<int>(shared.below(world.size()));
-      message.to = static_cast<int>(shared.below(world.size()));
+      const auto live = world.live();
+      const auto live_count = static_cast<std::int64_t>(live.size());
+      message.from = live[static_cast<std::size_t>(shared.below(live_count))];
+      message.to = live[static_cast<std::size_t>(shared.below(live_count))];
       message.channel =
           static_cast<comm::Channel>(shared.below(static_cast<std::int64_t>(comm::Channel::watch)));
       const auto size = static_cast<std::size_t>(draw_size(shared, options));
@@ -144,11 +146,23 @@ inline std::int64_t addend(std::uint64_t seed, int world_rank, std::size_t i) {
       mix64(seed + static_cast<std::uint64_t>(world_rank) * 7919 + i * 104729));
 }
 
-/// A random group of the world, the same at all ranks; at least one member.
+/// Enters `generation` with the ranks `live`, all of them if there are none given.
+inline void enter_view(comm::World& world, Generation generation, std::vector<int> live = {}) {
+  if (live.empty()) {
+    live.resize(static_cast<std::size_t>(world.size()));
+    std::iota(live.begin(), live.end(), 0);
+  }
+  world.publish_view(generation);
+  world.adopt_view(generation, live);
+}
+
+/// A random group of live ranks of the world, the same at all of them; at least one member.
 inline comm::Group draw_group(const comm::World& world, TrafficRandom& shared) {
   comm::Group group{{}, world.generation()};
-  const int certain = static_cast<int>(shared.below(world.size()));
-  for (int r = 0; r < world.size(); ++r)
+  const auto live = world.live();
+  const int certain =
+      live[static_cast<std::size_t>(shared.below(static_cast<std::int64_t>(live.size())))];
+  for (const int r : live)
     if (shared.below(2) == 0 || r == certain) group.world_ranks.push_back(r);
   for (std::size_t i = group.world_ranks.size(); i > 1; --i)
     std::swap(

@@ -88,6 +88,9 @@ MessengerOptions options(Checksum checksum = Checksum::on) {
   return options;
 }
 
+constexpr int kBoth[] = {0, 1};
+constexpr int kRight[] = {1};  // the left rank is dead
+
 struct Ranks {
   explicit Ranks(MessengerOptions how) : left(&left_wire, 0, how), right(&right_wire, 1, how) {}
   void run() {
@@ -182,7 +185,7 @@ TEST(Messenger, sequences_start_again_with_each_generation_and_old_parcels_do_no
   Ranks ranks(options());
   std::vector<std::byte> stale(10), target(250);
   ranks.left.submit(make_send(1, Channel::reduce, Generation{}, {stale}));  // never received
-  for (Messenger* messenger : {&ranks.left, &ranks.right}) messenger->enter(Generation{1});
+  for (Messenger* messenger : {&ranks.left, &ranks.right}) messenger->enter(Generation{1}, kBoth);
   EXPECT_FALSE(exchange(ranks, target, Generation{1}));
 }
 
@@ -214,7 +217,7 @@ TEST(Messenger, the_graveyard_is_bounded) {
   std::uint32_t generation = 0;
   while (!ranks.right.failure() && generation < 100) {
     ranks.right.submit(make_receive(0, Channel::reduce, Generation{generation}, {target}));
-    ranks.right.enter(Generation{++generation});
+    ranks.right.enter(Generation{++generation}, kRight);
   }
   ASSERT_TRUE(ranks.right.failure());
   EXPECT_EQ(generation, 3u);  // 164 bytes each
@@ -225,9 +228,9 @@ TEST(Messenger, an_abandoned_request_may_not_meet_its_own_tag_again) {
   Ranks ranks(options());
   std::vector<std::byte> target(10);
   ranks.right.submit(make_receive(0, Channel::reduce, Generation{}, {target}));
-  ranks.right.enter(Generation{511});
+  ranks.right.enter(Generation{511}, kBoth);
   EXPECT_FALSE(ranks.right.failure());
-  ranks.right.enter(Generation{512});
+  ranks.right.enter(Generation{512}, kBoth);
   ASSERT_TRUE(ranks.right.failure());
   EXPECT_THAT(ranks.right.failure()->why, HasSubstr("tags repeat after 512 generations"));
 }

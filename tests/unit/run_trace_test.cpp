@@ -171,7 +171,10 @@ class SlowWorld final : public World, private Clock {
   }
   bool test(const comm::Work& work) override { return world_.test(work); }
   void publish_view(Generation generation) override { world_.publish_view(generation); }
-  void adopt_view() override { world_.adopt_view(); }
+  std::span<const int> live() const override { return world_.live(); }
+  void adopt_view(Generation generation, std::span<const int> live) override {
+    world_.adopt_view(generation, live);
+  }
   void probe(Point point) override { world_.probe(point); }
   Result<void> close(Deadline deadline) override { return world_.close(deadline); }
 

@@ -327,70 +327,6 @@ TEST(Simulation, exceptions_survive_switches) {
     });
 }
 
-TEST(Simulation, a_published_view_aborts_the_step_and_the_next_generation_starts_clean) {
-  for (std::uint64_t seed = 1; seed <= 100; ++seed) {
-    int aborted = 0;
-    run({.ranks = 4,
-         .seed = seed,
-         .eager_bytes = seed % 2 ? 0 : 4096,
-         .chunk_bytes = 96,
-         .probe = {}},
-        [&](World& world) {
-          const Nanoseconds end = 20'000 + static_cast<Nanoseconds>(mix64(seed) % 200'000);
-          auto patience = std::vector<std::int64_t>(300, -1);
-          try {
-            for (int i = 0;; ++i) {
-              if (world.clock().now() >= end) world.publish_view(Generation{1});
-              const auto done =
-                  test::random_traffic(world, {.seed = seed + static_cast<std::uint64_t>(i) * 1000,
-                                               .rounds = 1,
-                                               .messages = 12,
-                                               .chunk_bytes = 96,
-                                               .patience = kSecond});
-              if (!done) {  // a peer may have left for the next view; the publication ends the wait
-                            // in a real run
-                EXPECT_EQ(done.error().code, Code::deadline);
-                world.publish_view(Generation{1});
-              }
-            }
-          } catch (const StepAborted& abort) {
-            EXPECT_EQ(abort.generation(), Generation{1});
-            ++aborted;
-          }
-          world.adopt_view();
-          EXPECT_EQ(world.generation(), Generation{1});
-          const auto done = test::random_traffic(world, {.seed = seed + 1, .chunk_bytes = 96});
-          EXPECT_TRUE(done) << "seed " << seed << "\n" << done.error().text();
-          const auto collected = test::random_collectives(world, seed, 2, 50);
-          EXPECT_TRUE(collected) << collected.error().text();
-        });
-    EXPECT_EQ(aborted, 4);
-  }
-}
-
-TEST(Simulation, after_an_abort_the_transport_leaves_memory_alone) {
-  run({.ranks = 2, .probe = {}}, [](World& world) {
-    std::vector<std::int64_t> values(100, 5);
-    if (world.world_rank() == 0) {
-      world.clock().sleep(kMillisecond);
-      values.assign(100, 9);
-      EXPECT_TRUE(
-          world.wait(world.send(1, Channel::state, {bytes_of(values)}), "late", kNoDeadline));
-      return;
-    }
-    const Work work = world.receive(0, Channel::state, {bytes_of(values)});
-    world.publish_view(Generation{7});
-    EXPECT_THROW((void)world.wait(work, "aborted", kNoDeadline), StepAborted);
-    EXPECT_THROW((void)world.wait(Work(), "still aborted", kNoDeadline), StepAborted);
-    world.adopt_view();
-    world.clock().sleep(kSecond);
-    EXPECT_EQ(values, std::vector<std::int64_t>(100, 5));
-    const auto old = world.wait(work, "an old work", kNoDeadline);
-    ASSERT_FALSE(old);
-    EXPECT_THAT(old.error().what, HasSubstr("given up"));
-  });
-}
-
 TEST(Simulation, probes_reach_the_hook_of_their_rank) {
   std::vector<std::vector<int>> hits(2, std::vector<int>(static_cast<std::size_t>(Point::count)));
   SimulationOptions options{.ranks = 2, .chunk_bytes = 100, .probe = {}};
@@ -421,33 +357,6 @@ TEST(Simulation, close_reports_what_was_never_received) {
     if (!closed) ++refused;
   });
   EXPECT_GE(refused, 1);
-}
-
-TEST(SoloWorld, sends_to_itself) {
-  const auto world = make_solo_world({});
-  const auto done = test::random_traffic(*world, {.seed = 4});
-  EXPECT_TRUE(done) << done.error().text();
-  const auto collected = test::random_collectives(*world, 9, 5, 50);
-  EXPECT_TRUE(collected) << collected.error().text();
-  EXPECT_TRUE(world->close(in(*world, kSecond)));
-}
-
-TEST(SoloWorld, does_not_wait_for_what_cannot_come) {
-  const auto world = make_solo_world({});
-  std::vector<std::int64_t> values(1);
-  const auto got = world->wait(world->receive(0, Channel::control, {bytes_of(values)}), "alone",
-                               in(*world, 3600 * kSecond));
-  ASSERT_FALSE(got);
-  EXPECT_EQ(got.error().code, Code::deadline);
-}
-
-TEST(SoloWorld, a_published_view_aborts) {
-  const auto world = make_solo_world({});
-  world->publish_view(Generation{2});
-  EXPECT_THROW((void)world->wait(Work(), "any", kNoDeadline), StepAborted);
-  world->adopt_view();
-  EXPECT_EQ(world->generation(), Generation{2});
-  EXPECT_TRUE(world->wait(Work(), "any", kNoDeadline));
 }
 
 }  // namespace
