@@ -11,6 +11,17 @@ target_compile_definitions(MPI::MPI_C INTERFACE OMPI_SKIP_MPICXX)  # mpi.h would
 find_package(OneDNN REQUIRED)              # oneDNN 2.6.3
 set(HDF5_PREFER_PARALLEL OFF)
 find_package(HDF5 REQUIRED COMPONENTS C)   # 1.10.8
+# Standalone Asio (1.22) is headers without a CMake package.
+find_path(ASIO_INCLUDE_DIR asio/io_context.hpp REQUIRED)
+mark_as_advanced(ASIO_INCLUDE_DIR)
+add_library(asio::asio INTERFACE IMPORTED)
+target_include_directories(asio::asio INTERFACE "${ASIO_INCLUDE_DIR}")
+target_compile_definitions(asio::asio INTERFACE ASIO_STANDALONE ASIO_NO_DEPRECATED)
+target_link_libraries(asio::asio INTERFACE Threads::Threads)
+if(ELASWAVE_SANITIZE STREQUAL "thread")
+  # Its fences are unknown to the sanitizer (and to g++ an error then); its mutexes order the same memory.
+  target_compile_definitions(asio::asio INTERFACE ASIO_DISABLE_FENCED_BLOCK)
+endif()
 if(ELASWAVE_TESTS)
   find_package(GTest REQUIRED)             # 1.12
 endif()
