@@ -74,19 +74,6 @@ Result<Candidate> fastest(const layout::BlockTable& blocks, const HealthyRequest
   return *best;
 }
 
-Result<void> check(const Plan& plan, const layout::BlockTable& blocks, std::int32_t world_size) {
-  std::string fault = layout::find_fault(plan, blocks, world_size);
-  std::int64_t actions = 0;
-  for (const layout::Row& row : plan.schedule) actions += static_cast<std::int64_t>(row.size());
-  if (fault.empty() && actions <= kMostCheckedActions) {
-    const pipeline::ScheduleFault found = pipeline::check_schedule(plan, 0);
-    if (!found.what.empty()) fault = pipeline::fault_text(plan, found);
-  }
-  if (fault.empty()) return {};
-  return fail(
-      {.code = Code::bug, .what = "the healthy plan is not sound", .why = std::move(fault)});
-}
-
 }  // namespace
 
 Result<HealthyPlan> make_healthy_plan(const layout::BlockTable& blocks,
@@ -102,7 +89,9 @@ Result<HealthyPlan> make_healthy_plan(const layout::BlockTable& blocks,
   Plan plan = lay_out(blocks, request, chosen.placement);
   EW_ASSIGN(plan.schedule, make_rows(plan, rows_request(request, plan, chosen.maker)));
   plan.owner = deal_owners(blocks, plan);
-  EW_TRY(check(plan, blocks, request.world_size));
+  plan.copies = request.copies;
+  plan.backup = deal_backups(blocks, plan, request.domains);
+  EW_TRY(check_plan(plan, blocks, request.world_size));
   return HealthyPlan{.plan = std::move(plan), .schedule = name(chosen.maker)};
 }
 

@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 
+#include "elastic/plan/backups.h"
 #include "elastic/plan/costs.h"
 #include "elastic/plan/rows.h"
 #include "io/base/error.h"
@@ -30,7 +31,9 @@ struct HealthyRequest {
   spec::Recompute recompute = spec::Recompute::none;
   Backward backward = Backward::as_scheduled;
   std::int64_t micro_batches = 1;
-  LayerCosts costs;  // no layers: every layer costs the same
+  LayerCosts costs;         // no layers: every layer costs the same
+  Domains domains;          // empty: every rank is a domain of its own
+  std::int32_t copies = 0;  // of each block beside its owner's
   Generation generation{};
 };
 
@@ -40,13 +43,16 @@ struct HealthyPlan {
   std::string schedule;
 };
 
-/// World ranks: slice fastest, then replica, then stage. world_size / tensor replicas are dealt
-/// over the stages, as evenly as can be (deal_replicas). Layers: chunk_layers(). Micro-batch m runs
-/// on replica m mod R of a stage with R replicas, so with equal stages pipelines are columns.
+/// World ranks: slice fastest, then replica, then stage; where several domains are told and one has
+/// several ranks, instead so that a replica stands in one domain and a stage in several
+/// (README.md). world_size / tensor replicas are dealt over the stages, as evenly as can be
+/// (deal_replicas). Layers: chunk_layers(). Micro-batch m runs on replica m mod R of a stage with R
+/// replicas, so with equal stages pipelines are columns.
 ///
 /// Owners: the blocks of layer l's sliced parts are dealt round-robin over the replicas of its
 /// stage from replica l mod R on, each in its own slice; those of replicated parts over all
-/// R * tensor members from member l mod (R * tensor) on, so that small layers spread.
+/// R * tensor members from member l mod (R * tensor) on, so that small layers spread. Copies:
+/// deal_backups().
 ///
 /// `blocks` are those of the tensor degree asked for. ERRORS: Code::usage naming what would do:
 /// ranks that form no whole replica, fewer replicas than stages, fewer layers than chunks, more

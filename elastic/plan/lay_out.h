@@ -13,6 +13,18 @@ Result<void> check_request(const layout::BlockTable& blocks, const HealthyReques
 layout::Plan lay_out(const layout::BlockTable& blocks, const HealthyRequest& request,
                      pipeline::Schedule placement);
 
+/// What layers cost, by layer; 1 each where the request says nothing.
+std::vector<std::int64_t> layer_weights(const layout::BlockTable& blocks,
+                                        const HealthyRequest& request);
+/// The same by stage of `plan`, of which layers, chunks and the number of stages are read.
+std::vector<std::int64_t> stage_weights(const layout::BlockTable& blocks,
+                                        const HealthyRequest& request, const layout::Plan& plan);
+
+/// Code::bug when layout::find_fault() or, up to kMostCheckedActions, pipeline::check_schedule()
+/// finds something.
+Result<void> check_plan(const layout::Plan& plan, const layout::BlockTable& blocks,
+                        std::int32_t world_size);
+
 RowsRequest rows_request(const HealthyRequest& request, const layout::Plan& plan,
                          const Maker& maker);
 

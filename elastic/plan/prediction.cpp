@@ -166,6 +166,7 @@ const StageMemory& worst_of(const std::vector<StageMemory>& stages) {
 
 spec::MemoryTable memory_of_rank(const spec::MemoryModel& model, const Plan& plan,
                                  const layout::Place& place, const spec::OwnedElems& owned) {
+  if (place.stage < 0) return spec::PlanMemory(model, plan).table(place, {}, owned);
   const LoweredKind kind = lowered(pipeline::lower(plan, place.stage, place.replica));
   return spec::PlanMemory(model, plan)
       .table(place, {.chunks = kind.chunks, .boundaries = kind.boundaries}, owned);

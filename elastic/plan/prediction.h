@@ -65,7 +65,7 @@ std::vector<StageMemory> predict_memory(const spec::MemoryModel& model, const la
 /// The stage whose worst rank needs most. REQUIRES: there is one.
 const StageMemory& worst_of(const std::vector<StageMemory>& stages);
 
-/// Memory of one rank: its row is lowered for its slots.
+/// Memory of one rank: its row is lowered for its slots. A spare has no place (stage -1).
 spec::MemoryTable memory_of_rank(const spec::MemoryModel& model, const layout::Plan& plan,
                                  const layout::Place& place, const spec::OwnedElems& owned);
 

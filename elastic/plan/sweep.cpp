@@ -41,6 +41,7 @@ struct TensorCase {
             .sums = request.sums,
             .recompute = recompute,
             .checkpoints = request.checkpoints,
+            .backups = request.world_size > 1 ? request.copies : 0,
             .loss_chunk_tokens = request.loss_chunk_tokens};
   }
 

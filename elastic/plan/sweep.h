@@ -24,6 +24,7 @@ struct SweepRequest {
   DType storage = DType::f32;
   spec::SumWidth sums = spec::SumWidth::exact;
   spec::CheckpointImage checkpoints = spec::CheckpointImage::none;
+  std::int64_t copies = 0;  // of each block beside its owner's
   double memory_limit = 0;  // bytes of a rank; 0: none
   CostProfile profile;
   std::int64_t loss_chunk_tokens = 0;  // as in spec::MemoryModel

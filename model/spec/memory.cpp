@@ -185,7 +185,25 @@ MemoryTerm MemoryTable::largest() const {
 }
 
 OwnedByStage owned_elems(const layout::Plan& plan, const layout::BlockTable& blocks) {
-  return Ownership(plan, blocks).find();
+  OwnedByStage owned = Ownership(plan, blocks).find();
+  if (plan.copies == 0) return owned;
+  const std::vector<std::int64_t> copies = copy_elems(plan, blocks);
+  for (std::size_t stage = 0; stage < owned.size(); ++stage) {
+    auto member = owned[stage].begin();
+    for (const layout::Replica& replica : plan.stages[stage].replicas)
+      for (const std::int32_t rank : replica.world_ranks)
+        (member++)->copies = copies[static_cast<std::size_t>(rank)];
+  }
+  return owned;
+}
+
+std::vector<std::int64_t> copy_elems(const layout::Plan& plan, const layout::BlockTable& blocks) {
+  std::vector<std::int64_t> elems(static_cast<std::size_t>(layout::members(plan).back()) + 1);
+  if (plan.copies == 0) return elems;
+  for (std::int64_t block = 0; block < blocks.count(); ++block)
+    for (const std::int32_t rank : plan.backups_of(block))
+      if (rank >= 0) elems[static_cast<std::size_t>(rank)] += blocks.block(block).elems;
+  return elems;
 }
 
 PlanMemory::PlanMemory(const MemoryModel& model, const layout::Plan& plan)
@@ -219,8 +237,9 @@ void PlanMemory::add_owned(const OwnedElems& owned, MemoryTable& table) const {
   const auto elems = static_cast<double>(owned.elems);
   table[MemoryTerm::optimizer] = 3 * kFloat * elems;
   table[MemoryTerm::log] = kFloat * elems;
-  // Backups are dealt like owners, so a rank keeps as much for others as it owns.
-  table[MemoryTerm::backups] = 4 * kFloat * elems * static_cast<double>(model_.backups);
+  table[MemoryTerm::backups] = 4 * kFloat *
+                               (plan_.copies > 0 ? static_cast<double>(owned.copies)
+                                                 : elems * static_cast<double>(model_.backups));
   if (model_.checkpoints == CheckpointImage::kept)
     table[MemoryTerm::checkpoint] = 3 * kFloat * elems;
   table[MemoryTerm::exchange] = sum_bytes(model_) * static_cast<double>(owned.arriving);
@@ -235,6 +254,10 @@ double PlanMemory::owned_bytes(const OwnedElems& owned) const {
 MemoryTable PlanMemory::table(const layout::Place& place, const RankSlots& slots,
                               const OwnedElems& owned) const {
   MemoryTable table;
+  if (place.stage < 0) {
+    add_owned(owned, table);
+    return table;
+  }
   const Held& parts = held_[static_cast<std::size_t>(
       std::int64_t{place.stage} * plan_.tensor_degree + place.slice)];
   table[MemoryTerm::weights] = parts.weight_bytes;

@@ -7,6 +7,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "model/spec/inventory.h"
 #include "model/spec/stash.h"
@@ -19,7 +20,7 @@ enum class MemoryTerm : std::uint8_t {
   sums,            // gradient sums of the same parts: 8 B an element, in fast mode 4
   optimizer,       // master weights and both moments of owned blocks: 12 B an element
   log,             // their mean gradients: 4 B
-  backups,         // 16 B an element of each block this rank backs up
+  backups,         // of the copies kept here of others' blocks the same: 16 B
   stashes,         // F (R) to B or W
   head,            // the head's part of them, F to B or I
   weight_stashes,  // I to W
@@ -59,7 +60,9 @@ struct MemoryModel {
   SumWidth sums = SumWidth::exact;
   Recompute recompute = Recompute::none;
   CheckpointImage checkpoints = CheckpointImage::none;
-  std::int64_t backups = 0;            // of each block, in other domains
+  /// Copies of each block, for plans without any yet: as dealing shares them out evenly, a rank
+  /// then keeps as much for others as it owns. A plan's own copies are counted as they are.
+  std::int64_t backups = 0;
   std::int64_t loss_chunk_tokens = 0;  // rows of logits at once: above 0, kernels::kLossChunkTokens
 };
 
@@ -76,6 +79,7 @@ struct RankSlots {
 /// Elements of the blocks that a rank owns.
 struct OwnedElems {
   std::int64_t elems = 0;
+  std::int64_t copies = 0;  // of the blocks of others that it keeps copies of
   /// Of the buffers for sums on their way here (zero::Reducer): for each peer what this rank owns
   /// of two neighbouring units, the largest such pair. A unit is the parts of a layer with the same
   /// members; units follow each other from the last layer to the first, as backward passes do.
@@ -85,6 +89,8 @@ struct OwnedElems {
 /// blocks.
 using OwnedByStage = std::vector<std::vector<OwnedElems>>;
 OwnedByStage owned_elems(const layout::Plan& plan, const layout::BlockTable& blocks);
+/// OwnedElems::copies of every world rank, spares included.
+std::vector<std::int64_t> copy_elems(const layout::Plan& plan, const layout::BlockTable& blocks);
 
 /// Memory of the ranks of one layout; schedules may differ. The arguments must outlive it.
 class PlanMemory {
@@ -92,7 +98,8 @@ class PlanMemory {
   /// Of `plan` no route, row or owner is read.
   PlanMemory(const MemoryModel& model, const layout::Plan& plan);
 
-  /// `owned` is the rank's entry of owned_elems().
+  /// `owned` is the rank's entry of owned_elems(). A rank without a place keeps copies and nothing
+  /// else.
   MemoryTable table(const layout::Place& place, const RankSlots& slots,
                     const OwnedElems& owned) const;
   /// The part of it that grows with what a rank owns.

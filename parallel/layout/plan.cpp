@@ -105,6 +105,7 @@ std::string find_rank_fault(const Plan& plan, std::int32_t world_size) {
       used.insert(used.end(), replica.world_ranks.begin(), replica.world_ranks.end());
     }
   }
+  used.insert(used.end(), plan.spares.begin(), plan.spares.end());
   if (!all_within(used, world_size))
     return fmt::format("a world rank is outside 0..{}", world_size - 1);
   std::sort(used.begin(), used.end());
@@ -144,7 +145,35 @@ std::string find_owner_fault(const Plan& plan, const BlockTable& blocks) {
   return {};
 }
 
+std::string find_backup_fault(const Plan& plan, const BlockTable& blocks) {
+  if (plan.copies < 0 || std::ssize(plan.backup) != blocks.count() * plan.copies)
+    return fmt::format("{} backups for {} blocks of {} copies", plan.backup.size(), blocks.count(),
+                       plan.copies);
+  const std::vector<std::int32_t> present = members(plan);
+  for (std::int64_t index = 0; index < blocks.count() && plan.copies > 0; ++index) {
+    std::vector<std::int32_t> holders = {plan.owner_rank(blocks, index)};
+    for (const std::int32_t rank : plan.backups_of(index)) {
+      if (rank < 0) continue;
+      if (!std::binary_search(present.begin(), present.end(), rank))
+        return fmt::format("block {} has its backup on rank {}, which is no member", index, rank);
+      if (std::find(holders.begin(), holders.end(), rank) != holders.end())
+        return fmt::format("block {} is kept twice by rank {}", index, rank);
+      holders.push_back(rank);
+    }
+  }
+  return {};
+}
+
 }  // namespace
+
+std::vector<std::int32_t> members(const Plan& plan) {
+  std::vector<std::int32_t> ranks = plan.spares;
+  for (const Stage& stage : plan.stages)
+    for (const Replica& replica : stage.replicas)
+      ranks.insert(ranks.end(), replica.world_ranks.begin(), replica.world_ranks.end());
+  std::sort(ranks.begin(), ranks.end());
+  return ranks;
+}
 
 std::string find_fault(const Plan& plan, const BlockTable& blocks, std::int32_t world_size) {
   if (plan.tensor_degree < 1) return fmt::format("tensor degree {}", plan.tensor_degree);
@@ -154,7 +183,8 @@ std::string find_fault(const Plan& plan, const BlockTable& blocks, std::int32_t 
   const std::size_t rows = plan.row_index(static_cast<std::int32_t>(plan.stages.size()), 0);
   if (plan.schedule.size() != rows)
     return fmt::format("{} rows of schedule for {} replicas", plan.schedule.size(), rows);
-  return find_owner_fault(plan, blocks);
+  if (std::string fault = find_owner_fault(plan, blocks); !fault.empty()) return fault;
+  return find_backup_fault(plan, blocks);
 }
 
 std::uint64_t digest(const Plan& plan) {
@@ -184,6 +214,9 @@ std::uint64_t digest(const Plan& plan) {
                     static_cast<std::uint32_t>(action.micro_batch));
   }
   fold(plan.owner);
+  hash = combine64(hash, static_cast<std::uint64_t>(plan.copies));
+  fold(plan.backup);
+  fold(plan.spares);
   return hash;
 }
 

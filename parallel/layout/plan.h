@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -46,6 +47,14 @@ struct Plan {
   /// Block -> member of its home stage, replica * tensor_degree + slice. A block of a sliced part
   /// is owned in its own slice.
   std::vector<std::int32_t> owner;
+  /// Copies of a block's state beside the owner's, and who keeps them: [block * copies + i] ->
+  /// world rank, or -1 where there is nobody fit to. A backup follows the log from when it was
+  /// filled; it need not be in the block's home stage, nor have a place in any.
+  std::int32_t copies = 0;
+  std::vector<std::int32_t> backup;
+  /// Members of the view without a place, ascending: they keep backups, take part in the commit
+  /// point and compute nothing.
+  std::vector<std::int32_t> spares;
 
   bool operator==(const Plan&) const = default;
 
@@ -67,11 +76,19 @@ struct Plan {
   std::int32_t rank_of(const Place& place) const {
     return replica(place.stage, place.replica).world_ranks[static_cast<std::size_t>(place.slice)];
   }
+  /// World ranks that keep copies of a block, -1 for none.
+  std::span<const std::int32_t> backups_of(std::int64_t block) const {
+    return std::span(backup).subspan(static_cast<std::size_t>(block * copies),
+                                     static_cast<std::size_t>(copies));
+  }
   /// World rank of the owner of a block.
   std::int32_t owner_rank(const BlockTable& blocks, std::int64_t block) const;
 };
 
 Place place_of(const Plan& plan, std::int32_t world_rank);
+
+/// All world ranks of a plan, spares included, ascending: the members of its view.
+std::vector<std::int32_t> members(const Plan& plan);
 
 /// First and one past the last layer of a chunk.
 struct LayerRange {

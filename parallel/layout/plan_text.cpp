@@ -9,9 +9,13 @@
 namespace elaswave::layout {
 namespace {
 
-constexpr std::string_view kHeading = "elaswave plan 1";
+constexpr std::string_view kHeading = "elaswave plan 2";
 // Owners of a model of 2 x 10^12 parameters. Without a bound a damaged count asks for any memory.
 constexpr std::int64_t kMostValues = std::int64_t{1} << 27;
+
+// A backup that there is nobody for.
+constexpr std::int32_t kNobody = -1;
+constexpr std::string_view kNobodyText = "none";
 
 using Numbers = std::vector<std::int32_t>;
 
@@ -22,6 +26,7 @@ std::string heading_of_stage(std::size_t stage) {
 /// Length of the run of consecutive numbers from `begin` on.
 std::size_t ascending_run(const Numbers& numbers, std::size_t begin) {
   std::size_t end = begin + 1;
+  if (numbers[begin] == kNobody) return 1;  // `none` begins no range
   while (end < numbers.size() && numbers[end] == std::int64_t{numbers[end - 1]} + 1) ++end;
   return end - begin;
 }
@@ -44,7 +49,8 @@ std::string sequence_text(const Numbers& numbers) {
   for (std::size_t begin = 0; begin < numbers.size();) {
     const std::size_t length = ascending_run(numbers, begin);
     const std::size_t count = repeats(numbers, begin, length);
-    text += fmt::format(" {}", numbers[begin]);
+    text += numbers[begin] == kNobody ? fmt::format(" {}", kNobodyText)
+                                      : fmt::format(" {}", numbers[begin]);
     if (length > 1) text += fmt::format("-{}", numbers[begin + length - 1]);
     if (count > 1) text += fmt::format("*{}", count);
     begin += length * count;
@@ -81,6 +87,7 @@ class PlanReader {
     EW_TRY(read_rows());
     EW_TRY(next_line());
     EW_TRY(read_sequence("owner", plan_.owner));
+    EW_TRY(read_copies());
     EW_TRY(next_line());
     if (line_ != "end" || !rest_.empty()) return wrong("the plan's end is expected");
     return std::move(plan_);
@@ -128,9 +135,13 @@ class PlanReader {
   Result<void> read_item(std::string_view& line, Numbers& numbers) {
     std::int32_t first = 0, last = 0;
     std::int64_t count = 1;
-    if (line.empty() || !take_number(line, first)) return wrong("a number is expected");
+    const bool nobody = take(line, kNobodyText);
+    if (nobody)
+      first = kNobody;
+    else if (line.empty() || !take_number(line, first))
+      return wrong("a number is expected");
     last = first;
-    if (take(line, "-") && (line.empty() || !take_number(line, last) || last <= first))
+    if (!nobody && take(line, "-") && (line.empty() || !take_number(line, last) || last <= first))
       return wrong("a range goes up: 2-4");
     if (take(line, "*") && (line.empty() || !take_number(line, count) || count < 2))
       return wrong("a repetition is two or more: 7*2");
@@ -179,6 +190,14 @@ class PlanReader {
       return wrong(
           fmt::format("{} routes for {} micro-batches", route.size(), plan_.micro_batches));
     return {};
+  }
+
+  Result<void> read_copies() {
+    EW_TRY(read_number("copies", plan_.copies));
+    EW_TRY(next_line());
+    EW_TRY(read_sequence("backup", plan_.backup));
+    EW_TRY(next_line());
+    return read_sequence("spares", plan_.spares);
   }
 
   /// Routes by stage become routes by micro-batch.
@@ -240,7 +259,8 @@ std::string to_text(const Plan& plan) {
     for (std::size_t replica = 0; replica < plan.stages[stage].replicas.size(); ++replica, ++row)
       text +=
           fmt::format("row {}.{}{}{}\n", stage, replica, row->empty() ? "" : " ", to_text(*row));
-  text += fmt::format("owner{}\nend\n", sequence_text(plan.owner));
+  text += fmt::format("owner{}\ncopies {}\nbackup{}\nspares{}\nend\n", sequence_text(plan.owner),
+                      plan.copies, sequence_text(plan.backup), sequence_text(plan.spares));
   return text;
 }
 

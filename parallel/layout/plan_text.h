@@ -1,6 +1,6 @@
 // A plan as text that a person can read and a program can read back. Pure.
 //
-//   elaswave plan 1
+//   elaswave plan 2
 //   generation 0
 //   id 0
 //   tensor_degree 2
@@ -15,10 +15,13 @@
 //   row 0.0 0F0 0B0 0F2 0B2        stage.replica, actions (action.h); for each replica
 //   ...
 //   owner 0-3*12 0-1               member of each block
+//   copies 1                       of each block beside the owner's
+//   backup 2-3 0-1 none*46         world ranks that keep them, block by block
+//   spares 4-5                     world ranks
 //   end
 //
 // A sequence of numbers is separated by spaces and run-length coded, longest runs first from the
-// left: `7`; `7*3` is 7 7 7; `2-4` is 2 3 4; `2-4*2` is 2 3 4 2 3 4.
+// left: `7`; `7*3` is 7 7 7; `2-4` is 2 3 4; `2-4*2` is 2 3 4 2 3 4. Nobody (-1) is `none`.
 #pragma once
 
 #include <string>

@@ -61,6 +61,9 @@ void place_ranks(Dice& dice, const PlanRange& range, Plan& plan) {
       replica.world_ranks.assign(next, next + plan.tensor_degree);
       next += plan.tensor_degree;
     }
+  if (range.copies == 0) return;
+  plan.spares.assign(next, ranks.end());
+  std::sort(plan.spares.begin(), plan.spares.end());
 }
 
 /// All actions of one micro-batch on one stage, in an order that is right.
@@ -112,6 +115,20 @@ void deal_blocks(Dice& dice, const layout::BlockTable& blocks, Plan& plan) {
   }
 }
 
+/// To any rank but those that have the block already, where there is one; sometimes to nobody.
+void deal_copies(Dice& dice, const layout::BlockTable& blocks, const PlanRange& range, Plan& plan) {
+  plan.copies = range.copies;
+  const std::vector<std::int32_t> ranks = layout::members(plan);
+  for (std::int64_t index = 0; index < blocks.count(); ++index) {
+    std::vector<std::int32_t> others = ranks;
+    std::erase(others, plan.owner_rank(blocks, index));
+    shuffle(dice, others);
+    others.resize(static_cast<std::size_t>(range.copies), -1);
+    if (dice.one_in(8)) others.back() = -1;
+    plan.backup.insert(plan.backup.end(), others.begin(), others.end());
+  }
+}
+
 }  // namespace
 
 layout::BlockTable random_table(Dice& dice, std::int32_t tensor_degree) {
@@ -145,6 +162,7 @@ layout::Plan random_plan(Dice& dice, const layout::BlockTable& blocks, std::int3
       plan.route.push_back(static_cast<std::int32_t>(dice.below(plan.replicas(stage))));
   make_rows(dice, plan);
   deal_blocks(dice, blocks, plan);
+  if (range.copies > 0) deal_copies(dice, blocks, range, plan);
   return plan;
 }
 
@@ -153,6 +171,7 @@ std::int32_t world_size(const layout::Plan& plan) {
   for (const layout::Stage& stage : plan.stages)
     for (const layout::Replica& replica : stage.replicas)
       for (const std::int32_t rank : replica.world_ranks) size = std::max(size, rank + 1);
+  for (const std::int32_t rank : plan.spares) size = std::max(size, rank + 1);
   return size;
 }
 

@@ -34,10 +34,13 @@ layout::BlockTable random_table(Dice& dice, std::int32_t tensor_degree);
 struct PlanRange {
   std::int32_t stages = 4, replicas = 3;  // at most; replicas of each stage
   std::int32_t micro_batches = 6;         // at most, at least 1
+  /// Copies of each block. With any, ranks without a place are spares and keep some of them.
+  std::int32_t copies = 0;
 };
 
 /// Any stages, uneven replicas, chunks round and round, down and up, or anywhere, world ranks in
-/// any order, some of them without a place, replicas without a micro-batch, owners dealt at random.
+/// any order, some of them without a place, replicas without a micro-batch, owners and backups
+/// dealt at random.
 layout::Plan random_plan(Dice& dice, const layout::BlockTable& blocks, std::int32_t tensor_degree,
                          const PlanRange& range);
 

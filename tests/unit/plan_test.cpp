@@ -370,6 +370,54 @@ TEST(Memory, SumsOfTheTiedEmbeddingArriveAtItsHome) {
   EXPECT_EQ(two.evaluation.memory[1].table[exchange], 0);
 }
 
+TEST(Memory, CopiesAreCountedWhereTheyAreKept) {
+  const Subject subject({.world_size = 4, .pipeline = 2, .micro_batches = 2});
+  Plan plan = subject.plan();
+  plan.copies = 2;
+  plan.spares = {6};
+  // The first copy on the spare, the second of the first stage's blocks on its neighbour's rank.
+  double first_stage = 0, all = 0;
+  for (std::int64_t index = 0; index < subject.blocks.count(); ++index) {
+    const layout::Block& block = subject.blocks.block(index);
+    const bool first = plan.stage_of_layer(block.layer) == 0;
+    plan.backup.push_back(6);
+    plan.backup.push_back(first ? 3 : -1);
+    (first ? first_stage : all) += static_cast<double>(block.elems);
+  }
+  all += first_stage;
+  ASSERT_EQ(layout::find_fault(plan, subject.blocks, 7), "");
+  const auto elems = spec::copy_elems(plan, subject.blocks);
+  const auto owned = spec::owned_elems(plan, subject.blocks);
+  ASSERT_EQ(elems.size(), 7u);
+  double kept = 0;
+  for (std::int32_t rank = 0; rank < 7; ++rank) {
+    const layout::Place place = layout::place_of(plan, rank);
+    spec::OwnedElems mine{.copies = elems[static_cast<std::size_t>(rank)]};
+    if (place.stage >= 0)
+      mine = owned[static_cast<std::size_t>(place.stage)][static_cast<std::size_t>(place.replica)];
+    else if (rank != 6)
+      continue;
+    const spec::MemoryTable table = plan::memory_of_rank(subject.model, plan, place, mine);
+    kept += table[spec::MemoryTerm::backups];
+    EXPECT_EQ(table[spec::MemoryTerm::backups], rank == 6   ? 16 * all
+                                                : rank == 3 ? 16 * first_stage
+                                                            : 0)
+        << "rank " << rank;
+    if (rank == 6) {
+      EXPECT_EQ(table.total(), table[spec::MemoryTerm::backups]);
+    }
+  }
+  EXPECT_EQ(kept, 16 * (all + first_stage));
+  // The worst of the second stage is the one that keeps them.
+  EXPECT_EQ(plan::predict_memory(subject.model, plan)[1].place.replica, 1);
+  // A plan without any yet: as much as it owns, for each copy asked for.
+  spec::MemoryModel asked = subject.model;
+  asked.backups = 2;
+  const auto table = plan::predict_memory(asked, subject.plan())[0].table;
+  EXPECT_EQ(table[spec::MemoryTerm::backups],
+            2 * (table[spec::MemoryTerm::optimizer] + table[spec::MemoryTerm::log]));
+}
+
 TEST(Memory, PaddingFollowsThePage) {
   // 4 x 1024 bytes of f32 a row.
   const spec::StashMatrix wide{.rows = 3, .cols = 1024, .padded = true};
@@ -554,6 +602,11 @@ Plan random_plan(std::mt19937& random) {
   }
   plan.route = numbers(static_cast<std::int32_t>(plan.micro_batches) * stages);
   plan.owner = numbers(below(60));
+  plan.copies = below(3);
+  plan.backup = numbers(below(60));
+  for (std::int32_t& backup : plan.backup)
+    if (below(5) == 0) backup = -1;
+  plan.spares = numbers(below(8));
   return plan;
 }
 
@@ -575,13 +628,14 @@ TEST(PlanText, IsWhatAPersonExpects) {
           layout::BlockTable({{0, 40000}, {1, 1}, {2, 1}}),
           {.world_size = 4, .pipeline = 2, .schedule = Schedule::one_f_one_b, .micro_batches = 3})
           .value();
-  EXPECT_EQ(layout::to_text(plan),
-            "elaswave plan 1\ngeneration 0\nid 0\ntensor_degree 1\nmicro_batches 3\n"
-            "chunk_of_layer 0-1 1\nstage_of_chunk 0-1\n"
-            "stage 0\nreplica 0.0 ranks 0\nreplica 0.1 ranks 1\nroute 0-1 0\n"
-            "stage 1\nreplica 1.0 ranks 2\nreplica 1.1 ranks 3\nroute 0-1 0\n"
-            "row 0.0 0F0 0F2 0B0 0B2\nrow 0.1 0F1 0B1\n"
-            "row 1.0 1F0 1B0 1F2 1B2\nrow 1.1 1F1 1B1\nowner 0-1*2 0\nend\n");
+  EXPECT_EQ(
+      layout::to_text(plan),
+      "elaswave plan 2\ngeneration 0\nid 0\ntensor_degree 1\nmicro_batches 3\n"
+      "chunk_of_layer 0-1 1\nstage_of_chunk 0-1\n"
+      "stage 0\nreplica 0.0 ranks 0\nreplica 0.1 ranks 1\nroute 0-1 0\n"
+      "stage 1\nreplica 1.0 ranks 2\nreplica 1.1 ranks 3\nroute 0-1 0\n"
+      "row 0.0 0F0 0F2 0B0 0B2\nrow 0.1 0F1 0B1\n"
+      "row 1.0 1F0 1B0 1F2 1B2\nrow 1.1 1F1 1B1\nowner 0-1*2 0\ncopies 0\nbackup\nspares\nend\n");
 }
 
 TEST(PlanText, DamageIsAnErrorWithALine) {
@@ -630,19 +684,40 @@ TEST(PlanText, DamageIsAnErrorWithALine) {
 
 TEST(PlanText, CountsBeyondAnyPlanAreRefused) {
   const auto owner = [](std::string_view numbers) {
-    return layout::parse_plan(
-        fmt::format("elaswave plan 1\ngeneration 0\nid 0\ntensor_degree 1\nmicro_batches 0\n"
-                    "chunk_of_layer\nstage_of_chunk\nowner{}\nend\n",
-                    numbers));
+    return layout::parse_plan(fmt::format(
+        "elaswave plan 2\ngeneration 0\nid 0\ntensor_degree 1\nmicro_batches 0\n"
+        "chunk_of_layer\nstage_of_chunk\nowner{}\ncopies 1\nbackup none*2 0-1\nspares\nend\n",
+        numbers));
   };
   EXPECT_TRUE(owner(" 0-3*2 7").has_value());
   // What follows the largest number is not its successor.
   EXPECT_TRUE(owner(" 2147483647 3").has_value());
   EXPECT_TRUE(owner(" 2147483646-2147483647 0").has_value());
-  for (const char* numbers :
-       {" 0*999999999999", " 0-2147483647", " 0-1000*1000000000", " 0-9223372036854775807",
-        " 0*99999999999999999999", " 2-1", " 1-1", " 0*1", " 0*0", " -1", " 00", " 0  0", " 0 ",
-        " 0-", " 0*", "0", " 0 0", " 0-1-2", " 0 1"}) {
+  for (const char* numbers : {" 0*999999999999",
+                              " 0-2147483647",
+                              " 0-1000*1000000000",
+                              " 0-9223372036854775807",
+                              " 0*99999999999999999999",
+                              " 2-1",
+                              " 1-1",
+                              " 0*1",
+                              " 0*0",
+                              " -1",
+                              " 00",
+                              " 0  0",
+                              " 0 ",
+                              " 0-",
+                              " 0*",
+                              "0",
+                              " 0 0",
+                              " 0-1-2",
+                              " 0 1",
+                              " none-1",
+                              " none*1",
+                              " nonesuch",
+                              "none",
+                              " none none",
+                              " 0-none"}) {
     const auto read = owner(numbers);
     ASSERT_FALSE(read.has_value()) << numbers;
     EXPECT_EQ(read.error().where, "line 8") << numbers;
