@@ -47,6 +47,23 @@ std::string_view remedy(int error_number) {
   }
 }
 
+/// True when `path` leads to the open file.
+bool names(const std::string& path, int descriptor) {
+  struct stat open {
+  }, named{};
+  return descriptor >= 0 && ::fstat(descriptor, &open) == 0 && ::stat(path.c_str(), &named) == 0 &&
+         open.st_ino == named.st_ino && open.st_dev == named.st_dev;
+}
+
+Result<void> set_content(const Descriptor& descriptor, const std::string& path,
+                         std::string_view text) {
+  if (retry([&] { return ::ftruncate(descriptor.get(), 0); }) == 0 &&
+      retry([&] { return ::pwrite(descriptor.get(), text.data(), text.size(), 0); }) ==
+          static_cast<ssize_t>(text.size()))
+    return {};
+  return fail(system_error("cannot write a file", path, errno));
+}
+
 }  // namespace
 
 void DescriptorTraits::release(handle_type descriptor) {
@@ -75,12 +92,16 @@ Result<File> File::create(const std::string& path) {
 
 Result<File> File::append(const std::string& path) {
   EW_ASSIGN(Descriptor descriptor,
-            open_descriptor(path, O_WRONLY | O_CREAT | O_APPEND, "for appending"));
+            open_descriptor(path, O_RDWR | O_CREAT | O_APPEND, "for appending"));
   return File(std::move(descriptor), path);
 }
 
 Result<std::int64_t> File::size_bytes() const {
   return posix::size_bytes(descriptor(), path_);
+}
+
+bool File::is_named() const {
+  return names(path_, descriptor());
 }
 
 Result<std::int64_t> File::read_some(std::span<std::byte> out) {
@@ -171,6 +192,11 @@ Result<void> ReplacementFile::publish() {
   return posix::sync_directory(posix::parent_directory(final_path_));
 }
 
+Result<File> ReplacementFile::publish_and_keep(ReplacementFile replacement) {
+  EW_TRY(replacement.publish());
+  return File(std::move(replacement.file_.descriptor_), replacement.final_path_);
+}
+
 Result<MappedFile> MappedFile::open(const std::string& path) {
   EW_ASSIGN(const Descriptor descriptor, open_descriptor(path, O_RDONLY, "for reading"));
   struct stat status {};
@@ -199,14 +225,39 @@ MappedFile::~MappedFile() {
   if (!bytes_.empty()) ::munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
 }
 
-Result<std::optional<FileLock>> FileLock::try_acquire(const std::string& path) {
+Result<std::optional<FileLock>> FileLock::try_acquire(const std::string& path,
+                                                      std::string_view text) {
   EW_ASSIGN(Descriptor descriptor, open_descriptor(path, O_RDWR | O_CREAT, "for locking"));
-  if (retry([&] { return ::flock(descriptor.get(), LOCK_EX | LOCK_NB); }) == 0)
-    return std::optional(FileLock(std::move(descriptor)));
-  if (errno == EWOULDBLOCK) return std::optional<FileLock>();
-  log_warn("{} cannot be locked ({}): nothing keeps a second run out", path,
-           std::generic_category().message(errno));
-  return std::optional(FileLock());
+  if (retry([&] { return ::flock(descriptor.get(), LOCK_EX | LOCK_NB); }) != 0) {
+    if (errno == EWOULDBLOCK) return std::optional<FileLock>();
+    log_warn("{} cannot be locked ({}): nothing keeps a second run out", path,
+             std::generic_category().message(errno));
+    return std::optional(FileLock());
+  }
+  // Taken over between open and lock: the file that counts is another by now.
+  if (!names(path, descriptor.get())) return std::optional<FileLock>();
+  EW_TRY(set_content(descriptor, path, text));
+  return std::optional(FileLock(std::move(descriptor), path));
+}
+
+Result<FileLock> FileLock::take_over(const std::string& path, std::string_view text) {
+  const std::string draft = fmt::format("{}.tmp-{}", path, ::getpid());
+  EW_ASSIGN(Descriptor descriptor, open_descriptor(draft, O_RDWR | O_CREAT, "for locking"));
+  if (retry([&] { return ::flock(descriptor.get(), LOCK_EX | LOCK_NB); }) != 0)
+    log_warn("{} cannot be locked ({}): nothing keeps a second run out", path,
+             std::generic_category().message(errno));
+  auto written = set_content(descriptor, draft, text);
+  if (written && std::rename(draft.c_str(), path.c_str()) != 0)
+    written = fail(system_error("cannot take over a lock", path, errno));
+  if (!written) {
+    ::unlink(draft.c_str());
+    return fail(std::move(written).error());
+  }
+  return FileLock(std::move(descriptor), path);
+}
+
+bool FileLock::is_named() const {
+  return names(path_, descriptor_.get());
 }
 
 Result<void> create_directories(const std::string& path) {

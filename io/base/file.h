@@ -35,12 +35,16 @@ class File {
   static Result<File> open(const std::string& path);
   /// For writing; created when missing, emptied when present.
   static Result<File> create(const std::string& path);
-  /// For writing at the end; created when missing. Each write_all() of one short line is one write.
+  /// For writing at the end, and reading; created when missing. Each write_all() of one short line
+  /// is one write.
   static Result<File> append(const std::string& path);
 
   const std::string& path() const { return path_; }
   int descriptor() const { return descriptor_.get(); }
   Result<std::int64_t> size_bytes() const;
+  /// True while path() is a name of this very file: nobody has removed it or put another in its
+  /// place.
+  bool is_named() const;
 
   /// Up to out.size() bytes from the current position; 0 only at the end.
   Result<std::int64_t> read_some(std::span<std::byte> out);
@@ -56,6 +60,7 @@ class File {
   Result<void> sync();
 
  private:
+  friend class ReplacementFile;
   File(Descriptor descriptor, std::string path)
       : descriptor_(std::move(descriptor)), path_(std::move(path)) {}
   Descriptor descriptor_;
@@ -79,6 +84,9 @@ class ReplacementFile {
   const std::string& final_path() const { return final_path_; }
   /// sync, rename, sync of the directory. At most once.
   Result<void> publish();
+  /// The same, and the file stays open, under its final name: whatever is put in its place later,
+  /// the caller goes on writing this one.
+  static Result<File> publish_and_keep(ReplacementFile replacement);
 
  private:
   ReplacementFile(File file, std::string final_path)
@@ -114,11 +122,23 @@ class FileLock {
   FileLock() = default;
   /// Nothing: somebody else has it. Creates the file when missing. A file system without locks
   /// gives an empty lock, with a warning.
-  static Result<std::optional<FileLock>> try_acquire(const std::string& path);
+  /// `text` becomes the file's content.
+  static Result<std::optional<FileLock>> try_acquire(const std::string& path,
+                                                     std::string_view text = {});
+  /// Puts a new file in the place of the old one, locked before it has the name: a process that
+  /// still holds the old one holds nothing that others look at. For the heir of a process that may
+  /// be dead, or only stopped.
+  static Result<FileLock> take_over(const std::string& path, std::string_view text);
+
+  /// False when another process has taken over, and when the file system has no locks.
+  bool is_named() const;
+  const std::string& path() const { return path_; }
 
  private:
-  explicit FileLock(Descriptor descriptor) : descriptor_(std::move(descriptor)) {}
+  FileLock(Descriptor descriptor, std::string path)
+      : descriptor_(std::move(descriptor)), path_(std::move(path)) {}
   Descriptor descriptor_;
+  std::string path_;
 };
 
 /// Creates the directory and its parents when missing.

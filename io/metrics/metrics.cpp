@@ -1,28 +1,15 @@
 #include "io/metrics/metrics.h"
 
-#include <cmath>
 #include <nlohmann/json.hpp>
 #include <utility>
 #include <vector>
+
+#include "io/metrics/json_lines.h"
 
 namespace elaswave::metrics {
 namespace {
 
 constexpr std::string_view kFileName = "metrics.jsonl";
-
-/// fmt's "{}" is the shortest form that reads back to the same double, and knows no locale.
-void add_number(std::string& json, std::string_view name, double value) {
-  if (!std::isfinite(value)) {
-    const std::string_view text = std::isnan(value) ? "nan" : value > 0 ? "inf" : "-inf";
-    json += fmt::format(",\"{}\":null,\"{}_text\":\"{}\"", name, name, text);
-    return;
-  }
-  std::string digits = fmt::format("{}", value);
-  // Readers that tell integers from doubles must see a double; as an integer, -0 would lose its
-  // sign.
-  if (digits.find_first_of(".e") == digits.npos) digits += ".0";
-  json += fmt::format(",\"{}\":{}", name, digits);
-}
 
 auto not_ours(const std::string& path, std::int64_t line_number, std::string why) {
   return fail({Code::data, "the metrics file has a line that this program did not write",
@@ -80,30 +67,22 @@ Result<Existing> read_existing(const std::string& text, const std::string& path,
   return existing;
 }
 
-Result<std::string> read_all(const std::string& path) {
-  EW_ASSIGN(const File file, File::open(path));
-  EW_ASSIGN(const std::int64_t size, file.size_bytes());
-  std::string text(static_cast<std::size_t>(size), '\0');
-  EW_TRY(file.read_at(0, std::as_writable_bytes(std::span(text))));
-  return text;
-}
-
 }  // namespace
 
 std::string to_json(const MetricsLine& line) {
   std::string json =
       fmt::format("{{\"step\":{},\"generation\":{}", raw(line.step), raw(line.generation));
-  add_number(json, "loss", line.loss);
-  add_number(json, "grad_norm", line.grad_norm);
-  add_number(json, "lr", line.lr);
+  add_number_field(json, "loss", line.loss);
+  add_number_field(json, "grad_norm", line.grad_norm);
+  add_number_field(json, "lr", line.lr);
   json += fmt::format(",\"tokens\":{}", line.tokens);
-  add_number(json, "ms", line.ms);
+  add_number_field(json, "ms", line.ms);
   json +=
       fmt::format(",\"samples\":{},\"sample_hash\":\"{:016x}\"", line.samples, line.sample_hash);
-  add_number(json, "tokens_per_s", line.tokens_per_s);
+  add_number_field(json, "tokens_per_s", line.tokens_per_s);
   json += fmt::format(",\"skipped\":{}", line.update == MetricsLine::Update::skipped);
   if (line.digest) json += fmt::format(",\"digest\":\"{:016x}\"", *line.digest);
-  if (line.val_loss) add_number(json, "val_loss", *line.val_loss);
+  if (line.val_loss) add_number_field(json, "val_loss", *line.val_loss);
   json += '}';
   return json;
 }
@@ -112,15 +91,28 @@ Result<MetricsLog> MetricsLog::open(const std::string& directory, Step resume) {
   EW_TRY(create_directories(directory));
   const std::string path = fmt::format("{}/{}", directory, kFileName);
   EW_ASSIGN(File file, File::append(path));  // creates it, so that reading finds a file
-  EW_ASSIGN(const std::string text, read_all(path));
+  EW_ASSIGN(const std::string text, read_whole(path));
   EW_ASSIGN(const Existing existing, read_existing(text, path, resume));
   if (existing.rewrite == Existing::Rewrite::yes) {
-    EW_ASSIGN(ReplacementFile replacement, ReplacementFile::create(path));
-    EW_TRY(replacement.file().write_all(std::as_bytes(std::span(existing.kept))));
-    EW_TRY(replacement.publish());
-    EW_ASSIGN(file, File::append(path));
+    EW_ASSIGN(file, replace_whole(path, existing.kept));
   }
   return MetricsLog(std::move(file), existing.last_step, existing.dropped_lines);
+}
+
+Result<MetricsLog> MetricsLog::take_over(const std::string& directory) {
+  EW_TRY(create_directories(directory));
+  const std::string path = fmt::format("{}/{}", directory, kFileName);
+  EW_ASSIGN(const std::string text, read_whole_or_nothing(path));
+  EW_ASSIGN(const Existing existing, read_existing(text, path, Step{INT64_MAX}));
+  EW_ASSIGN(File file, replace_whole(path, existing.kept));
+  return MetricsLog(std::move(file), existing.last_step, existing.dropped_lines);
+}
+
+Result<void> MetricsLog::keep_name() {
+  if (file_.is_named()) return {};
+  EW_ASSIGN(const std::string text, read_whole(file_));
+  EW_ASSIGN(file_, replace_whole(file_.path(), text));
+  return {};
 }
 
 Result<void> MetricsLog::write(const MetricsLine& line) {

@@ -42,6 +42,16 @@ class MetricsLog {
   /// not ours to change.
   static Result<MetricsLog> open(const std::string& directory, Step resume);
 
+  /// For a new reporter while the old one may be dead, or stopped and about to wake up: copies the
+  /// sound lines into a new file and puts that in the place of the old one, so that whatever the
+  /// old reporter still writes goes into a file that nobody sees. No line is dropped but a torn
+  /// last one.
+  static Result<MetricsLog> take_over(const std::string& directory);
+
+  /// Puts this log's file back when another has taken its name: a former reporter that slept in the
+  /// middle of its own take_over().
+  Result<void> keep_name();
+
   /// One write, handed to the system before it returns: a crash of the process loses nothing.
   /// REQUIRES: line.step > last_step().
   Result<void> write(const MetricsLine& line);

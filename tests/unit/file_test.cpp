@@ -105,5 +105,50 @@ TEST(FileLock, OneAtATimeAndGoneWithItsOwner) {
   EXPECT_FALSE(FileLock::try_acquire(path + "/below"));
 }
 
+TEST(FileLock, AnHeirLocksTheNameWhateverTheOldOwnerHolds) {
+  const TempDir dir;
+  const std::string path = dir / ".lock";
+  auto old_owner = FileLock::try_acquire(path, "run 0");
+  ASSERT_TRUE(old_owner && *old_owner);
+  EXPECT_TRUE((*old_owner)->is_named());
+  auto heir = FileLock::take_over(path, "run 1");
+  ASSERT_TRUE(heir) << heir.error().text();
+  EXPECT_FALSE((*old_owner)->is_named());
+  EXPECT_TRUE(heir->is_named());
+  EXPECT_EQ(read_file(path), "run 1");
+  EXPECT_EQ(dir.names(), std::vector<std::string>{".lock"});
+  old_owner->reset();  // it dies at last: nothing becomes free
+  const auto stranger = FileLock::try_acquire(path, "other 0");
+  ASSERT_TRUE(stranger);
+  EXPECT_FALSE(*stranger);
+  EXPECT_EQ(read_file(path), "run 1");
+  heir = FileLock();
+  const auto later = FileLock::try_acquire(path, "other 0");
+  EXPECT_TRUE(later && *later);
+  EXPECT_EQ(read_file(path), "other 0");
+  EXPECT_FALSE(FileLock().is_named());
+  EXPECT_FALSE(FileLock::take_over(dir / "none/.lock", ""));
+}
+
+TEST(ReplacementFile, StaysOpenUnderItsName) {
+  const TempDir dir;
+  write_file(dir / "a", "old");
+  auto replacement = ReplacementFile::create(dir / "a");
+  ASSERT_TRUE(replacement);
+  ASSERT_TRUE(replacement->file().write_all(std::as_bytes(std::span("new", 3))));
+  EXPECT_EQ(read_file(dir / "a"), "old");
+  auto file = ReplacementFile::publish_and_keep(*std::move(replacement));
+  ASSERT_TRUE(file) << file.error().text();
+  EXPECT_EQ(file->path(), dir / "a");
+  EXPECT_TRUE(file->is_named());
+  ASSERT_TRUE(file->write_all(std::as_bytes(std::span("er", 2))));
+  EXPECT_EQ(read_file(dir / "a"), "newer");
+  EXPECT_EQ(dir.names(), std::vector<std::string>{"a"});
+  write_file(dir / "a", "another");
+  EXPECT_FALSE(file->is_named());
+  std::filesystem::remove(dir / "a");
+  EXPECT_FALSE(file->is_named());
+}
+
 }  // namespace
 }  // namespace elaswave

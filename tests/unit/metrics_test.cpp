@@ -191,6 +191,50 @@ TEST(MetricsLog, LeavesForeignFilesAlone) {
   EXPECT_FALSE(MetricsLog::open(dir / "file", Step{0}));
 }
 
+TEST(MetricsLog, WhatTheOldReporterStillWritesIsSeenByNobody) {
+  const TempDir dir;
+  auto old_log = MetricsLog::open(dir.path(), Step{0});
+  ASSERT_TRUE(old_log);
+  for (std::int64_t step = 1; step <= 3; ++step) ASSERT_TRUE(old_log->write(line_of(step)));
+  auto heir = MetricsLog::take_over(dir.path());
+  ASSERT_TRUE(heir) << heir.error().text();
+  EXPECT_EQ(heir->last_step(), Step{3});
+  EXPECT_EQ(heir->dropped_lines(), 0);
+  ASSERT_TRUE(old_log->write(line_of(4)));  // it wakes up
+  ASSERT_TRUE(heir->write(line_of(4)));
+  ASSERT_TRUE(old_log->write(line_of(5)));
+  ASSERT_TRUE(heir->write(line_of(5)));
+  EXPECT_EQ(steps_in(dir / "metrics.jsonl"), (std::vector<std::int64_t>{1, 2, 3, 4, 5}));
+  EXPECT_EQ(dir.names(), std::vector<std::string>{"metrics.jsonl"});
+
+  auto third = MetricsLog::take_over(dir.path());
+  ASSERT_TRUE(third);
+  EXPECT_EQ(third->last_step(), Step{5});
+  ASSERT_TRUE(heir->keep_name());  // a former reporter that slept in the middle of taking over
+  ASSERT_TRUE(third->write(line_of(6)));
+  EXPECT_EQ(steps_in(dir / "metrics.jsonl").size(), 5u);
+  ASSERT_TRUE(third->keep_name());
+  EXPECT_EQ(steps_in(dir / "metrics.jsonl"), (std::vector<std::int64_t>{1, 2, 3, 4, 5, 6}));
+  ASSERT_TRUE(third->write(line_of(7)));
+  EXPECT_EQ(steps_in(dir / "metrics.jsonl").size(), 7u);
+}
+
+TEST(MetricsLog, ANewReporterDropsATornLine) {
+  const TempDir dir;
+  const std::string head = to_json(line_of(1)) + "\n", last = to_json(line_of(2)) + "\n";
+  for (std::size_t length = 0; length <= last.size(); ++length) {
+    write_file(dir / "metrics.jsonl", head + last.substr(0, length));
+    auto heir = MetricsLog::take_over(dir.path());
+    ASSERT_TRUE(heir) << heir.error().text();
+    const bool is_whole = length + 1 >= last.size();
+    EXPECT_EQ(heir->last_step(), Step{is_whole ? 2 : 1});
+    if (!is_whole) {
+      ASSERT_TRUE(heir->write(line_of(2)));
+    }
+    EXPECT_EQ(read_file(dir / "metrics.jsonl"), head + last) << length;
+  }
+}
+
 TEST(MetricsLogDeathTest, AStepIsWrittenOnce) {
   const TempDir dir;
   auto log = MetricsLog::open(dir.path(), Step{0});
