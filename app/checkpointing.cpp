@@ -66,6 +66,47 @@ Result<std::unique_ptr<Checkpointer>> Checkpointer::create(const Parts& parts) {
   return made;
 }
 
+Result<std::unique_ptr<Checkpointer>> Checkpointer::create(const Parts& parts,
+                                                           std::unique_ptr<Checkpointer> before,
+                                                           Step durable) {
+  const Checkpointer& old = *before;
+  CheckpointCounts counts = old.counts_;
+  const Step wanted = old.wanted_, verified = old.verified_;
+  const std::string run = old.run_;
+  const std::optional<checkpoint::Attempt> left = old.left_;
+  before.reset();  // its buffer makes room
+  EW_ASSIGN(std::unique_ptr<Checkpointer> made, create(parts));
+  counts.bytes = made->counts_.bytes;
+  made->counts_ = counts;
+  made->wanted_ = wanted;
+  made->verified_ = verified;
+  made->durable_ = durable;
+  made->run_ = run;
+  // Nobody writes there any more: all members have abandoned it before they came here.
+  if (left && made->coordinator()) {
+    made->attempt_ = *left;
+    made->phase_ = Phase::idle;
+    made->writer_.start([checkpointer = made.get()] { checkpointer->remove_attempt(); });
+  }
+  return made;
+}
+
+void Checkpointer::abandon() {
+  copier_.wait();
+  writer_.wait();
+  if (phase_ == Phase::idle) return;  // left_ may be there from an earlier call
+  phase_ = Phase::idle;
+  // A coordinator that died may have published it all the same.
+  const auto there = exists(parts_.setup.files, fmt::format("{}/{}", parts_.setup.directory,
+                                                            checkpoint::step_name(attempt_.step)));
+  if (there && *there) {
+    durable_ = attempt_.step;
+  } else {
+    left_ = attempt_;
+    ++counts_.failed;
+  }
+}
+
 bool Checkpointer::due(Step step) const {
   return parts_.setup.every > 0 && raw(step) % parts_.setup.every == 0;
 }
@@ -88,7 +129,9 @@ void Checkpointer::begin(const TrainerState& state) {
   phase_ = Phase::writing;
   state_ = state;
   wanted_ = state.version.step;
-  attempt_ = {state.version.step, state.version.generation, parts_.setup.session};
+  // Of the view that writes it, not of the one that committed the step: after a failure the same
+  // step is tried again while what the first attempt left is being removed.
+  attempt_ = {state.version.step, parts_.group.generation, parts_.setup.session};
   entry_.reset();
   published_.reset();
   if (shard_) {
@@ -263,6 +306,9 @@ void Checkpointer::tidy() {
   const auto warn = [&](const Result<void>& done) {
     if (!done) log_warn("after checkpoint {}: {}", raw(attempt_.step), done.error().text());
   };
+  // A process that slept while the others went on without it must not turn LATEST back.
+  const auto steps = checkpoint::list_steps(setup.files, setup.directory);
+  if (steps && !steps->empty() && steps->front() > attempt_.step) return;
   warn(guarded(
       [&] { return checkpoint::write_latest(setup.files, setup.directory, attempt_.step); }));
   warn(guarded([&] {

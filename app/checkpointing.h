@@ -77,6 +77,11 @@ class Checkpointer {
   };
   /// Allocates this rank's buffer, as large as its share of the state.
   static Result<std::unique_ptr<Checkpointer>> create(const Parts& parts);
+  /// After a change of members: what `before` knew stays, its attempt is gone. `durable` is the
+  /// newest step that any member knows to be on disk. REQUIRES: before->abandon() on all members.
+  static Result<std::unique_ptr<Checkpointer>> create(const Parts& parts,
+                                                      std::unique_ptr<Checkpointer> before,
+                                                      Step durable);
 
   /// True when a checkpoint is wanted after `step`.
   bool due(Step step) const;
@@ -93,6 +98,12 @@ class Checkpointer {
   /// COLLECTIVE. Ends the attempt under way and, with `last`, takes another one now unless that
   /// step is durable already. False: the last checkpoint that was wanted is not durable.
   Result<bool> finish(const std::optional<TrainerState>& last);
+
+  /// Local: the members change, the attempt under way ends. Waits for this rank's own threads: the
+  /// copy, and the file being written.
+  void abandon();
+  /// Newest step this rank knows to be on disk; 0: none.
+  Step durable() const { return durable_; }
 
   /// The run continues that of a checkpoint, which was verified while it was loaded.
   void resumed_from(const checkpoint::Manifest& manifest);
@@ -125,6 +136,7 @@ class Checkpointer {
 
   Phase phase_ = Phase::idle;
   checkpoint::Attempt attempt_;
+  std::optional<checkpoint::Attempt> left_;  // abandoned, to be removed
   TrainerState state_;
   // Written by the thread beside training, read when it is no longer running.
   std::optional<Result<checkpoint::FileEntry>> entry_;

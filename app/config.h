@@ -58,6 +58,24 @@ struct Config {
     std::string schedule = "auto";  // auto | gpipe | 1f1b | interleaved | zb-h1 | zbv
   } parallel;
 
+  struct Elastic {
+    bool enabled = true;         // false: a rank that fails ends the run
+    std::int64_t copies = 1;     // of master weights and moments, beside the owner's
+    std::string domain;          // what this rank fails together with; empty: its host
+    std::int64_t fill_mib = 64;  // of state sent by a rank to new copies in one step; 0: no limit
+    bool rebalance = true;       // shares follow measured speed
+    std::int64_t scrub_steps = 64;  // copies are compared once in so many steps; 0: never
+    std::int64_t heartbeat_ms = 100;
+    std::int64_t silence_ms = 3000;    // a peer that says nothing for so long is doubted
+    std::int64_t patience_ms = 20000;  // without a decision for so long a rank leaves
+  } elastic;
+
+  // Faults on purpose; elastic/chaos/README.md has their syntax.
+  struct Chaos {
+    std::vector<std::string> kill, stop, exit, slow, cut, corrupt;
+    std::string random;  // empty: none
+  } chaos;
+
   struct Checkpoint {
     std::string dir;              // empty: log.dir; no checkpoints when both are empty
     std::int64_t every = 0;       // steps; 0: never (but see last)

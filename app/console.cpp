@@ -52,12 +52,17 @@ std::string Console::line(const StepReport& report) const {
   const optim::CommitRecord& record = report.record;
   const std::int64_t step = raw(record.version.step);
   const double seconds = static_cast<double>(report.duration) / static_cast<double>(kSecond);
+  // A step that was rolled forward after a failure has no duration.
+  const std::string speed =
+      report.duration > 0
+          ? fmt::format("{:.0f} ms | {} tok/s", seconds * 1e3,
+                        count_text(static_cast<double>(spec_.tokens_per_step()) / seconds))
+          : std::string("rolled forward");
   std::string text = fmt::format(
-      "step {}/{} {:.1f}% | loss {:.4f} | gnorm {:.3f} | lr {:.2e} | {:.0f} ms | {} tok/s | MFU "
-      "n/a | mem {} | eta {}",
+      "step {}/{} {:.1f}% | loss {:.4f} | gnorm {:.3f} | lr {:.2e} | {} | MFU n/a | mem {} | eta "
+      "{}",
       step, spec_.steps, 100.0 * static_cast<double>(step) / static_cast<double>(spec_.steps),
-      record.loss, record.grad_norm, record.lr, seconds * 1e3,
-      count_text(static_cast<double>(spec_.tokens_per_step()) / seconds),
+      record.loss, record.grad_norm, record.lr, speed,
       bytes_text(static_cast<double>(peak_resident_bytes())), remaining(step));
   if (record.skip) text += " | skipped: not finite";
   if (report.val_loss) text += fmt::format(" | val {:.4f}", *report.val_loss);
@@ -78,10 +83,19 @@ void Console::note(const std::string& text) {
 }
 
 void Console::step(const StepReport& report) {
+  count(report);
+  show(report);
+}
+
+void Console::count(const StepReport& report) {
   ++steps_;
+  if (report.duration == 0) return;  // rolled forward: nobody measured it
   const double seconds = static_cast<double>(report.duration) / static_cast<double>(kSecond);
   mean_seconds_ =
       mean_seconds_ == 0 ? seconds : mean_seconds_ + kMeanWeight * (seconds - mean_seconds_);
+}
+
+void Console::show(const StepReport& report) {
   const std::int64_t step = raw(report.record.version.step);
   const bool speaks = step % every_ == 0 || step == 1 || step == spec_.steps || report.val_loss ||
                       report.record.skip;
@@ -93,10 +107,14 @@ void Console::step(const StepReport& report) {
   if (!text.empty()) print(text);
 }
 
-void Console::finish(const RunSummary& summary) {
+void Console::finish(const RunSummary& summary, const std::vector<std::int32_t>& lost) {
   std::string text = mode_ == ConsoleMode::bar ? "\r\033[K" : "";
   std::int64_t bytes = 0;
   for (std::size_t rank = 0; rank < summary.work.size(); ++rank) {
+    if (std::find(lost.begin(), lost.end(), static_cast<std::int32_t>(rank)) != lost.end()) {
+      text += fmt::format("rank {}: lost on the way\n", rank);
+      continue;
+    }
     const RankWork& work = summary.work[rank];
     text += fmt::format("rank {}: {} micro-batches computed, {} optimizer bytes owned\n", rank,
                         work.micro_batches, work.optimizer_bytes);

@@ -1,5 +1,5 @@
 // What a person sees on stdout: a table at start, one line a step, a summary, and the last line
-// that scripts read. Only the reporter has one. THREADS: one caller.
+// that scripts read. Every rank has one, the reporter alone speaks. THREADS: one caller.
 #pragma once
 
 #include <cstdint>
@@ -22,11 +22,15 @@ class Console {
   /// An aligned two-column table.
   void table(const Rows& rows);
   void step(const StepReport& report);
+  /// The halves of step(): times and totals of a step that another rank shows, and a step that was
+  /// counted already.
+  void count(const StepReport& report);
+  void show(const StepReport& report);
   /// A line of its own.
   void note(const std::string& text);
   /// Work by rank and of the run, then "done step=20 loss=1.234567 digest=0123456789abcdef" as the
-  /// last line ("stopped ..." when the run was asked to stop).
-  void finish(const RunSummary& summary);
+  /// last line ("stopped ..." when the run was asked to stop). Of `lost` ranks nothing is known.
+  void finish(const RunSummary& summary, const std::vector<std::int32_t>& lost = {});
 
  private:
   std::string line(const StepReport& report) const;

@@ -1,5 +1,6 @@
 // `elaswave launch -n N [--] train ...`: N ranks of this program on this host under mpirun, signals
 // passed on, and the run's true exit code.
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <poll.h>
 #include <signal.h>
@@ -13,6 +14,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <map>
 #include <utility>
 
@@ -177,7 +179,8 @@ class Run {
                     .mpirun = launcher.path,
                     .program = program,
                     .arguments = request.command,
-                    .exported = elaswave_environment()};
+                    .exported = elaswave_environment(),
+                    .notes = open_notes()};
     wish.exported[kRunDirVariable] = dir_.path();
     if (::isatty(STDOUT_FILENO) == 1) wish.exported[kTerminalVariable] = "1";
     LaunchPlan plan = plan_launch(launcher.version, wish);
@@ -191,6 +194,19 @@ class Run {
   }
 
  private:
+  std::string notes_path() const { return dir_.path() + "/notes"; }
+
+  /// Where mpirun writes that it could not tell ranks of a death: seven lines for one lost rank of
+  /// eight, who were told by their agents. It stays open in mpirun; -1 when it cannot be made.
+  int open_notes() const {
+    return ::open(notes_path().c_str(), O_WRONLY | O_CREAT | O_APPEND, 0600);
+  }
+
+  void show_notes() const {
+    std::ifstream file(notes_path());
+    for (std::string line; std::getline(file, line);) std::fprintf(stderr, "%s\n", line.c_str());
+  }
+
   /// Until mpirun has ended; returns its own exit code.
   int watch(ChildProcess& mpirun) {
     LaunchWatch watch(clock_.now(), LaunchLimits{});
@@ -250,6 +266,7 @@ class Run {
     // stopped.
     const bool obeyed = ended_count_ == 0 || stop_requests_ > 1;
     if (none && asked_to_stop_ && obeyed) return exit_code(Code::stopped);
+    if (none) show_notes();
     if (none)
       return fail(launch_error(
           fmt::format("none of the {} ranks got to its end", ranks_),

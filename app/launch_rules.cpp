@@ -59,6 +59,10 @@ LaunchPlan plan_launch(const LauncherVersion& version, const LaunchWish& wish) {
   if (version.major < 5) {
     append(words, {"--oversubscribe", "--enable-recovery"});
     append(words, {"--mca", "btl_vader_single_copy_mechanism", "none"});
+    if (wish.notes >= 0) {
+      plan.variables.emplace_back("PMIX_OUTPUT_STDERR_FD", std::to_string(wish.notes));
+      append(words, {"-x", "PMIX_OUTPUT_STDERR_FD=2"});  // of ranks: that number is another file
+    }
   } else {
     append(words, {"--map-by", ":OVERSUBSCRIBE", "--with-ft", "ulfm", "--mca", "coll", "^han"});
     append(words, {"--mca", "btl_tcp_disable_family", "6"});

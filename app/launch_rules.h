@@ -37,6 +37,7 @@ struct LaunchWish {
   std::string program;                 // what every rank executes
   std::vector<std::string> arguments;  // its arguments
   Environment exported;                // ELASWAVE_* passed on to every rank
+  int notes = -1;                      // an open file for mpirun's own notes; -1: its stderr
 };
 
 /// All ranks on this host. Why each flag: README.md, "Flags of mpirun".

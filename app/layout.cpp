@@ -35,6 +35,8 @@ plan::HealthyRequest plan_request(const RunSpec& spec, std::int32_t world_size,
           .recompute = spec.recompute,
           .micro_batches = spec.micro_batches,
           .costs = plan::counted_costs(spec.model),
+          .domains = spec.elastic.domains,
+          .copies = spec.elastic.copies,
           .generation = generation};
 }
 
@@ -77,14 +79,29 @@ spec::MemoryTable worst_memory(const RunSpec& spec, const layout::Plan& plan) {
 }
 
 spec::MemoryTable memory_at(const RunSpec& spec, const layout::Plan& plan,
-                            const layout::Place& place) {
+                            std::int32_t world_rank) {
   const spec::Inventory inventory = inventory_of(spec, plan.tensor_degree);
   const layout::BlockTable blocks = inventory.blocks();
-  const spec::OwnedByStage owned = spec::owned_elems(plan, blocks);
-  const std::int32_t member = place.replica * plan.tensor_degree + place.slice;
-  return plan::memory_of_rank(
-      memory_model(spec, inventory, blocks, spec.recompute), plan, place,
-      owned[static_cast<std::size_t>(place.stage)][static_cast<std::size_t>(member)]);
+  const layout::Place place = layout::place_of(plan, world_rank);
+  spec::OwnedElems owned;
+  if (place.stage < 0)
+    owned.copies = spec::copy_elems(plan, blocks)[static_cast<std::size_t>(world_rank)];
+  else
+    owned = spec::owned_elems(plan, blocks)[static_cast<std::size_t>(
+        place.stage)][static_cast<std::size_t>(place.replica * plan.tensor_degree + place.slice)];
+  return plan::memory_of_rank(memory_model(spec, inventory, blocks, spec.recompute), plan, place,
+                              owned);
+}
+
+std::string shares_text(const layout::Plan& plan) {
+  std::string text;
+  for (std::int32_t stage = 0; stage < std::ssize(plan.stages); ++stage) {
+    text += fmt::format("{}stage {}:", stage == 0 ? "" : "; ", stage);
+    for (std::int32_t replica = 0; replica < plan.replicas(stage); ++replica)
+      text += fmt::format(
+          " {}", layout::micro_batches_of(plan, {.stage = stage, .replica = replica}).size());
+  }
+  return text;
 }
 
 double predicted_bubble(const RunSpec& spec, const layout::Plan& plan) {

@@ -14,6 +14,9 @@ namespace elaswave::app {
 plan::HealthyRequest plan_request(const RunSpec& spec, std::int32_t world_size,
                                   Generation generation);
 
+/// Micro-batches of each replica, by stage: "stage 0: 10 6 10 6; stage 1: 8 8 8 8".
+std::string shares_text(const layout::Plan& plan);
+
 /// Code::usage when the layout is not legal for so many ranks.
 Result<plan::HealthyPlan> healthy_plan(const RunSpec& spec, std::int32_t world_size,
                                        Generation generation);
@@ -27,8 +30,7 @@ spec::MemoryModel memory_model(const RunSpec& spec, const spec::Inventory& inven
 
 /// Of the rank that needs most, and of one rank.
 spec::MemoryTable worst_memory(const RunSpec& spec, const layout::Plan& plan);
-spec::MemoryTable memory_at(const RunSpec& spec, const layout::Plan& plan,
-                            const layout::Place& place);
+spec::MemoryTable memory_at(const RunSpec& spec, const layout::Plan& plan, std::int32_t world_rank);
 
 /// Idle share of all replicas over a step, by counted operations; also of one stage whose replicas
 /// have unequal shares.

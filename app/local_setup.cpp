@@ -36,7 +36,7 @@ kernels::Isa isa_of(const Config& config) {
 }
 
 Result<void> build(const Settings& settings, comm::World& world, bool (*stop)(),
-                   LocalSetup& setup) {
+                   std::function<double()> slow_factor, LocalSetup& setup) {
   const Config& config = settings.config;
   RealClock clock;
   Nanoseconds mark = clock.now();
@@ -47,6 +47,8 @@ Result<void> build(const Settings& settings, comm::World& world, bool (*stop)(),
     mark = now;
   };
   EW_ASSIGN(setup.spec, resolve(config));
+  setup.spec.elastic.domains = setup.domains;
+  if (!config.elastic.enabled) setup.spec.elastic.copies = 0;
   EW_ASSIGN(setup.plan, healthy_plan(setup.spec, world.size(), world.generation()));
   setup.memory = worst_memory(setup.spec, setup.plan.plan);
   EW_TRY(check_memory(setup.memory, host_memory(), ranks_on_host()));
@@ -94,7 +96,8 @@ Result<void> build(const Settings& settings, comm::World& world, bool (*stop)(),
                                    .val = setup.val ? &*setup.val : nullptr,
                                    .stop = stop,
                                    .checkpoint = setup.checkpoint ? &*setup.checkpoint : nullptr,
-                                   .plan = &setup.plan.plan}));
+                                   .plan = &setup.plan.plan,
+                                   .slow_factor = std::move(slow_factor)}));
   lap("weights");
   setup.identity = {
       .numeric_class = setup.ops->numeric_class(),
@@ -108,9 +111,9 @@ Result<void> build(const Settings& settings, comm::World& world, bool (*stop)(),
 }  // namespace
 
 std::optional<Error> set_up(const Settings& settings, comm::World& world, bool (*stop)(),
-                            LocalSetup& setup) {
+                            std::function<double()> slow_factor, LocalSetup& setup) {
   try {
-    auto built = build(settings, world, stop, setup);
+    auto built = build(settings, world, stop, std::move(slow_factor), setup);
     if (built) return std::nullopt;
     return std::move(built).error();
   } catch (const std::bad_alloc&) {

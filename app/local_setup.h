@@ -19,13 +19,13 @@
 namespace elaswave::app {
 
 struct LocalSetup {
+  plan::Domains domains;  // given: by world rank
   RunSpec spec;
   std::unique_ptr<kernels::Ops> ops;
   std::unique_ptr<device::CpuStream> stream;
   std::optional<data::TokenSet> train, val;
   std::unique_ptr<FileSystem> files = make_file_system();
   std::optional<CheckpointSetup> checkpoint;
-  std::vector<FileLock> locks;  // the reporter's, on the directories of the run
   std::unique_ptr<Trainer> trainer;
   plan::HealthyPlan plan;
   spec::MemoryTable memory;  // planned, of the rank that needs most
@@ -34,8 +34,8 @@ struct LocalSetup {
 };
 
 /// Fills `setup`, or says what is in the way: peers must hear of it (start.h), also of memory that
-/// the system refuses. `stop` as in TrainerParts.
+/// the system refuses. `stop` and `slow_factor` as in TrainerParts.
 std::optional<Error> set_up(const Settings& settings, comm::World& world, bool (*stop)(),
-                            LocalSetup& setup);
+                            std::function<double()> slow_factor, LocalSetup& setup);
 
 }  // namespace elaswave::app

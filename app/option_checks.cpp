@@ -2,6 +2,7 @@
 // that would do.
 #include <fmt/format.h>
 
+#include "app/fault_options.h"
 #include "app/options.h"
 #include "app/run_spec.h"
 
@@ -86,6 +87,7 @@ Result<void> cross_check(const Settings& settings) {
 
 Result<void> check_places(const Settings& settings) {
   EW_TRY(check_validation(settings));
+  EW_TRY(requested_faults(settings.config));
   return check_checkpoints(settings);
 }
 

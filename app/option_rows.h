@@ -31,5 +31,7 @@ constexpr Range seeds() {
 }
 
 void add_train(std::vector<Option>& table);
+void add_elastic(std::vector<Option>& table);
+void add_chaos(std::vector<Option>& table);
 
 }  // namespace elaswave::app

@@ -285,6 +285,8 @@ std::vector<Option> make_table() {
   add_data(table);
   add_train(table);
   add_parallel(table);
+  add_elastic(table);
+  add_chaos(table);
   add_checkpoint(table);
   add_machine(table);
   add_log(table);

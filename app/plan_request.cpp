@@ -36,6 +36,7 @@ plan::SweepRequest sweep_request(const RunSpec& spec, std::int64_t world_size,
           .storage = spec.storage,
           .sums = sum_width(spec),
           .checkpoints = checkpoint_image(spec),
+          .copies = spec.elastic.copies,
           .memory_limit = memory_limit,
           .profile = profile,
           .loss_chunk_tokens = kernels::kLossChunkTokens};

@@ -2,111 +2,131 @@
 
 #include <fmt/format.h>
 
-#include "app/launch_rules.h"
-#include "app/layout.h"
-#include "app/memory.h"
-#include "io/base/log.h"
-#include "io/data/sampler.h"
-#include "model/spec/flops.h"
+#include <algorithm>
+#include <iterator>
+#include <utility>
+
+#include "app/incident.h"
 
 namespace elaswave::app {
 namespace {
 
-std::string checkpoint_row(const RunSpec& spec, const std::optional<Restored>& restored) {
-  const CheckpointSpec& checkpoint = spec.checkpoint;
-  if (checkpoint.directory.empty()) return "none: neither log.dir nor checkpoint.dir is set";
-  const std::string when =
-      checkpoint.every > 0
-          ? fmt::format("every {} steps", checkpoint.every)
-          : std::string(checkpoint.last ? "after the last step" : "only when asked to stop");
-  return fmt::format("{}, in {}; {}", when, checkpoint.directory,
-                     restored ? fmt::format("going on after step {}", raw(restored->manifest.step))
-                              : std::string("starting at step 0"));
+std::vector<metrics::Fields> places_fields(const std::vector<RankPlace>& places) {
+  std::vector<metrics::Fields> ranks;
+  for (std::size_t rank = 0; rank < places.size(); ++rank)
+    ranks.push_back({{"rank", rank},
+                     {"pid", places[rank].pid},
+                     {"host", places[rank].host},
+                     {"domain", places[rank].domain}});
+  return ranks;
 }
 
 }  // namespace
 
-Console::Rows start_rows(const Settings& settings, const LocalSetup& setup,
-                         const std::optional<Restored>& restored) {
-  const RunSpec& spec = setup.spec;
-  const spec::ModelConfig& model = spec.model;
-  std::string timeline;
-  for (const auto& [phase, ms] : setup.timeline)
-    timeline += fmt::format("{}{} {:.0f} ms", timeline.empty() ? "" : ", ", phase, ms);
-  const double params = static_cast<double>(setup.trainer->inventory().total_elems());
-  return {
-      {"model",
-       fmt::format("{}: {} layers, {} heads, hidden {}, context {}, vocabulary {}, dropout {}",
-                   settings.config.model.preset, model.layers, model.heads, model.hidden,
-                   model.context, model.vocab, model.dropout)},
-      {"parameters", count_text(params)},
-      {"data", fmt::format("{} tokens, {} samples an epoch, fingerprint {:016x}",
-                           count_text(static_cast<double>(setup.train->count())),
-                           data::sample_count(setup.train->count(), model.context),
-                           setup.train->fingerprint())},
-      {"batch",
-       fmt::format("{} samples = {} micro-batches of {}; {} tokens a step", spec.global_batch(),
-                   spec.micro_batches, spec.micro_batch, spec.tokens_per_step())},
-      {"layout",
-       fmt::format("{}; {} compute thread{} a rank", layout_text(spec, setup.plan),
-                   setup.stream->pool().threads(), setup.stream->pool().threads() == 1 ? "" : "s")},
-      {"work",
-       fmt::format("{} flop a step", count_text(spec::training_flops_per_token(model) *
-                                                static_cast<double>(spec.tokens_per_step())))},
-      {"numerics", fmt::format("{}, class {}, fingerprint {:016x}", settings.config.numerics.mode,
-                               setup.identity.numeric_class, setup.identity.fingerprint)},
-      {"memory (a rank)",
-       fmt::format("{}: {}", bytes_text(setup.memory.total()), memory_text(setup.memory))},
-      {"checkpoints", checkpoint_row(spec, restored)},
-      {"steps", fmt::format("{}, seed {}", spec.steps, spec.seed)},
-      {"launcher", launcher_note()},
-      {"start", timeline},
-  };
+Reporter::Reporter(ReporterParts parts)
+    : parts_(std::move(parts)), speaks_(parts_.world_rank == parts_.members.front()) {}
+
+/// Events carry two times: the machine's monotonic clock, which tools on the same host compare with
+/// their own, and the calendar's.
+void Reporter::write(metrics::Event event) {
+  if (!parts_.files.wanted()) return;
+  event.fields.emplace_back("at_ns", parts_.clock.now());
+  event.fields.emplace_back("utc", utc_text());
+  parts_.files.write(event);
 }
 
-Reporter::Reporter(Console& console, std::optional<metrics::MetricsLog> log,
-                   const LocalSetup& setup)
-    : console_(console), log_(std::move(log)), setup_(setup) {}
+void Reporter::write(const StepReport& report) {
+  const optim::CommitRecord& record = report.record;
+  const double seconds = static_cast<double>(report.duration) / static_cast<double>(kSecond);
+  parts_.files.write(metrics::MetricsLine{
+      .step = record.version.step,
+      .generation = record.version.generation,
+      .loss = record.loss,
+      .grad_norm = record.grad_norm,
+      .lr = record.lr,
+      .tokens = report.tokens,
+      .ms = seconds * 1e3,
+      .samples = report.samples,
+      .sample_hash = record.sample_hash,
+      // A step that was rolled forward has no duration.
+      .tokens_per_s =
+          report.duration > 0 ? static_cast<double>(parts_.tokens_per_step) / seconds : 0,
+      .update = record.skip ? metrics::MetricsLine::Update::skipped
+                            : metrics::MetricsLine::Update::applied,
+      .digest = report.digest,
+      .val_loss = report.val_loss});
+}
+
+void Reporter::started(const std::vector<RankPlace>& places, Step resumed) {
+  if (!speaks_) return;
+  write({"start",
+         {{"step", raw(resumed)},
+          {"reporter", parts_.world_rank},
+          {"ranks", places_fields(places)}}});
+}
 
 Result<void> Reporter::on_step(const StepReport& report) {
-  const optim::CommitRecord& record = report.record;
-  if (log_) {
-    const double seconds = static_cast<double>(report.duration) / static_cast<double>(kSecond);
-    // A disk that fails costs metrics, not the run.
-    const auto written =
-        log_->write({.step = record.version.step,
-                     .generation = record.version.generation,
-                     .loss = record.loss,
-                     .grad_norm = record.grad_norm,
-                     .lr = record.lr,
-                     .tokens = report.tokens,
-                     .ms = seconds * 1e3,
-                     .samples = report.samples,
-                     .sample_hash = record.sample_hash,
-                     .tokens_per_s = static_cast<double>(setup_.spec.tokens_per_step()) / seconds,
-                     .update = record.skip ? metrics::MetricsLine::Update::skipped
-                                           : metrics::MetricsLine::Update::applied,
-                     .digest = report.digest,
-                     .val_loss = report.val_loss});
-    if (!written) {
-      log_error("metrics end before step {}: {}", raw(record.version.step), written.error().text());
-      log_.reset();
-    }
+  newest_ = report;
+  if (!speaks_) {
+    parts_.console.count(report);
+    return {};
   }
-  console_.step(report);
-  if (report.bubble) first_step_note(*report.bubble);
+  write(report);
+  parts_.console.step(report);
+  if (report.bubble && parts_.first_step) parts_.console.note(parts_.first_step(*report.bubble));
   return {};
 }
 
-void Reporter::first_step_note(double bubble) {
-  const layout::Plan& plan = setup_.plan.plan;
-  const spec::MemoryTable planned = memory_at(setup_.spec, plan, layout::place_of(plan, 0));
-  console_.note(fmt::format(
-      "first step: bubble {:.0f} % ({:.0f} % predicted); memory of rank 0: {} allocated "
-      "({} planned with what kernels take while they run), {} resident",
-      100 * bubble, 100 * predicted_bubble(setup_.spec, plan),
-      bytes_text(setup_.trainer->memory().total()), bytes_text(planned.total()),
-      bytes_text(static_cast<double>(peak_resident_bytes()))));
+Result<void> Reporter::on_view(const std::vector<std::int32_t>& members) {
+  std::vector<std::int32_t> lost;
+  std::set_difference(parts_.members.begin(), parts_.members.end(), members.begin(), members.end(),
+                      std::back_inserter(lost));
+  lost_.insert(lost_.end(), lost.begin(), lost.end());
+  parts_.members = members;
+  if (!speaks_ && members.front() == parts_.world_rank) take_over(lost);
+  if (speaks_)
+    write({"view", {{"members", members}, {"lost", lost}, {"reporter", parts_.world_rank}}});
+  return {};
+}
+
+void Reporter::take_over(const std::vector<std::int32_t>& lost) {
+  speaks_ = true;
+  parts_.files.take_over(parts_.world_rank);
+  parts_.console.note(fmt::format("rank {} speaks for the run from now on: {} {} gone",
+                                  parts_.world_rank, ranks_text(lost),
+                                  lost.size() == 1 ? "is" : "are"));
+  // A committed step that the old reporter did not get to. At most one: it took part in every
+  // commit, and tells of a step before it begins the next.
+  if (!newest_ || !parts_.files.wanted()) return;
+  if (parts_.files.last_step() >= newest_->record.version.step) return;
+  write(*newest_);
+  parts_.console.show(*newest_);
+}
+
+void Reporter::on_recovery(const recover::RecoveryReport& report) {
+  if (!speaks_) return;
+  parts_.console.note(recovery_text(report));
+  write(recovery_event(report));
+}
+
+void Reporter::on_redundancy(const recover::RecoveryReport& report) {
+  if (!speaks_) return;
+  parts_.console.note(redundancy_text(report));
+  metrics::Event event = redundancy_event(report);
+  if (newest_) event.fields.emplace_back("step", raw(newest_->record.version.step));
+  write(std::move(event));
+}
+
+void Reporter::finished(const RunSummary& summary) {
+  // Asked again when a rank fails at the very end.
+  if (!speaks_ || finished_ == summary.last_step) return;
+  finished_ = summary.last_step;
+  write({"end",
+         {{"step", raw(summary.last_step)},
+          {"stopped", summary.stopped},
+          {"durable", summary.durable},
+          {"digest", fmt::format("{:016x}", summary.digest)}}});
+  parts_.console.finish(summary, lost_);
 }
 
 }  // namespace elaswave::app

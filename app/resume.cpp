@@ -54,7 +54,8 @@ checkpoint::Facts effective_config(const Config& config, const RunSpec& spec) {
   effective.train.decay_steps = spec.adamw.lr.horizon_steps;
   checkpoint::Facts facts;
   for (const Option& option : option_table())
-    if (std::find(kLeftOut.begin(), kLeftOut.end(), option.key) == kLeftOut.end())
+    if (std::find(kLeftOut.begin(), kLeftOut.end(), option.key) == kLeftOut.end() &&
+        !option.key.starts_with("chaos."))
       facts.emplace_back(option.key, value_text(option, effective));
   return facts;
 }

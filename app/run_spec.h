@@ -6,6 +6,7 @@
 #include <string>
 
 #include "app/config.h"
+#include "elastic/plan/backups.h"
 #include "io/base/clock.h"
 #include "io/base/error.h"
 #include "model/layers/context.h"
@@ -35,6 +36,15 @@ struct LayoutSpec {
   std::optional<pipeline::Schedule> schedule;  // nothing: the best that the layout allows
 };
 
+/// What is kept against failures: nothing of it changes the trained bits. Equal on all ranks.
+struct ElasticSpec {
+  std::int32_t copies = 1;       // of each block beside its owner's
+  std::int64_t fill_elems = 0;   // sent by an owner to new copies in a step, at most; 0: no limit
+  bool rebalance = false;        // shares follow measured speed
+  std::int64_t scrub_steps = 0;  // copies are compared once in so many steps; 0: never
+  plan::Domains domains;         // by world rank; empty: every rank fails alone
+};
+
 struct RunSpec {
   spec::ModelConfig model;
   DType storage = DType::f32;
@@ -53,6 +63,7 @@ struct RunSpec {
   bool val_last = true;
   std::int64_t digest_every = 0;
   CheckpointSpec checkpoint;
+  ElasticSpec elastic;
   Nanoseconds timeout = 0;  // of any single wait
 
   std::int64_t global_batch() const { return micro_batch * micro_batches; }

@@ -13,6 +13,26 @@ std::vector<gpt::StageChunk> chunks_of(const layout::Plan& plan, const pipeline:
   return chunks;
 }
 
+/// Each action takes as many times longer as asked for.
+class SlowOps final : public pipeline::StageOps {
+ public:
+  SlowOps(pipeline::StageOps& ops, Clock& clock, std::function<double()> factor)
+      : ops_(ops), clock_(clock), factor_(std::move(factor)) {}
+  Result<void> run(const pipeline::Task& task) override {
+    const Nanoseconds begin = clock_.now();
+    EW_TRY(ops_.run(task));
+    const double more = factor_() - 1;
+    if (more > 0)
+      clock_.sleep(static_cast<Nanoseconds>(more * static_cast<double>(clock_.now() - begin)));
+    return {};
+  }
+
+ private:
+  pipeline::StageOps& ops_;
+  Clock& clock_;
+  std::function<double()> factor_;
+};
+
 }  // namespace
 
 StageRunner::StageRunner(const RunnerParts& parts)
@@ -39,15 +59,17 @@ StageRunner::StageRunner(const RunnerParts& parts)
                       .ready = parts.ready,
                       .done = parts.sums_done,
                       .losses = [this](std::span<const float> losses) { add_losses(losses); }});
-  executor_ =
-      std::make_unique<pipeline::Executor>(pipeline::ExecutorParts{.world = parts.world,
-                                                                   .plan = parts_.plan,
-                                                                   .slice = parts.place.slice,
-                                                                   .ops = *stage_,
-                                                                   .shape = stage_->boundary(),
-                                                                   .timeout = spec.timeout,
-                                                                   .between = parts.between},
-                                           std::max(program_.boundaries, evaluation_.boundaries));
+  if (parts.slow_factor)
+    slowed_ = std::make_unique<SlowOps>(*stage_, parts.world.clock(), parts.slow_factor);
+  executor_ = std::make_unique<pipeline::Executor>(
+      pipeline::ExecutorParts{.world = parts.world,
+                              .plan = parts_.plan,
+                              .slice = parts.place.slice,
+                              .ops = slowed_ ? *slowed_ : *stage_,
+                              .shape = stage_->boundary(),
+                              .timeout = spec.timeout,
+                              .between = parts.between},
+      std::max(program_.boundaries, evaluation_.boundaries));
 }
 
 pipeline::Program StageRunner::evaluation_program(std::int64_t count) const {

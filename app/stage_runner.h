@@ -37,6 +37,7 @@ struct RunnerParts {
   gpt::LayerReady ready;                  // working weights of a layer are needed
   pipeline::SumsDone sums_done;           // a layer's sums of this rank are complete
   std::function<Result<void>()> between;  // after every action
+  std::function<double()> slow_factor;    // as TrainerParts'
 };
 
 /// THREADS: the rank's compute thread.
@@ -73,6 +74,7 @@ class StageRunner {
   std::int64_t evaluation_count_ = 0;
   std::optional<comm::SliceGroup> slices_;  // none with tensor degree 1
   std::unique_ptr<gpt::Stage> stage_;
+  std::unique_ptr<pipeline::StageOps> slowed_;  // the stage, as slow as chaos wants it; mostly null
   std::unique_ptr<pipeline::Executor> executor_;
 
   // Of the pass under way.

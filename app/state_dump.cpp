@@ -11,7 +11,7 @@ namespace {
 
 constexpr std::array<const char*, 3> kKinds = {"master", "moment1", "moment2"};
 
-std::span<float> state_of(zero::Shard& shard, const zero::OwnedBlock& owned, std::size_t kind) {
+std::span<float> state_of(zero::Shard& shard, const zero::HeldBlock& owned, std::size_t kind) {
   if (kind == 0) return shard.master(owned);
   return kind == 1 ? shard.moment1(owned) : shard.moment2(owned);
 }
@@ -19,7 +19,7 @@ std::span<float> state_of(zero::Shard& shard, const zero::OwnedBlock& owned, std
 // Both ends walk blocks in the same order: by block, then kind.
 Result<void> send_blocks(const StateDump& dump, int reporter) {
   std::vector<comm::Work> sends;
-  for (const zero::OwnedBlock& owned : dump.shard.owned())
+  for (const zero::HeldBlock& owned : dump.shard.owned())
     for (std::size_t kind = 0; kind < kKinds.size(); ++kind)
       sends.push_back(dump.world.send(reporter, comm::Channel::state,
                                       {std::as_bytes(state_of(dump.shard, owned, kind))}));

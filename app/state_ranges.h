@@ -18,8 +18,8 @@ std::vector<checkpoint::StateRange> state_ranges(const spec::Inventory& inventor
 /// Where the numbers of those ranges are.
 std::vector<checkpoint::StateSource> state_sources(zero::Shard& shard);
 
-/// All that the shard owns, master weights and moments: one want for each stretch that is
-/// consecutive in the tensor and in the shard.
+/// All that the shard owns and keeps copies of, master weights and moments: one want for each
+/// stretch that is consecutive in the tensor and in the shard.
 std::vector<checkpoint::Want> state_wants(const spec::Inventory& inventory,
                                           const layout::BlockTable& blocks, zero::Shard& shard);
 

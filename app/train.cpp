@@ -5,20 +5,27 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstdio>
+#include <cstdlib>
 #include <random>
 
 #include "app/commands.h"
 #include "app/exit_report.h"
+#include "app/fault_options.h"
 #include "app/launch_rules.h"
 #include "app/layout.h"
 #include "app/local_setup.h"
 #include "app/memory.h"
+#include "app/rank_place.h"
 #include "app/reporter.h"
 #include "app/resume.h"
 #include "app/run_directory.h"
 #include "app/start.h"
+#include "app/start_table.h"
 #include "app/trace.h"
+#include "elastic/chaos/injector.h"
+#include "elastic/member/membership.h"
 #include "io/base/log.h"
 #include "parallel/comm/simulation.h"
 #include "parallel/comm/world_mpi.h"
@@ -54,16 +61,89 @@ std::size_t flight_capacity(const Config& config) {
   return config.profile.trace.empty() ? kFlightCapacity : kTraceEvents;
 }
 
-Result<std::unique_ptr<comm::World>> make_world(const Config& config) {
+Result<std::unique_ptr<comm::World>> make_world(const Config& config, ProbeHook probe) {
   if (comm::started_by_mpi_launcher())
-    return comm::make_mpi_world(
-        {.checksum = config.comm.checksum, .flight_capacity = flight_capacity(config)});
-  return comm::make_solo_world({}, flight_capacity(config));
+    return comm::make_mpi_world({.probe = std::move(probe),
+                                 .checksum = config.comm.checksum,
+                                 .flight_capacity = flight_capacity(config)});
+  return comm::make_solo_world(std::move(probe), flight_capacity(config));
 }
 
-class SilentObserver final : public StepObserver {
-  Result<void> on_step(const StepReport&) override { return {}; }
+/// The faults of chaos.*: the world wants its hook before anybody knows what to do at which rank.
+class ArmedProbe {
+ public:
+  explicit ArmedProbe(const Config& config) : config_(config) {}
+
+  ProbeHook hook() {
+    const auto faults = requested_faults(config_);
+    if (!faults || faults->empty()) return {};
+    slot_ = std::make_shared<Slot>();
+    return [slot = slot_](Point point) {
+      if (slot->armed.load(std::memory_order_acquire)) slot->hook(point);
+    };
+  }
+  /// Of TrainerParts; empty when nothing is to be slow.
+  std::function<double()> slow_factor() const {
+    if (!slot_) return {};
+    return [slot = slot_] {
+      return slot->armed.load(std::memory_order_acquire) ? slot->injector->slow_factor() : 1;
+    };
+  }
+  Result<void> arm(const chaos::Self& self, Step resumed) {
+    if (!slot_) return {};
+    EW_ASSIGN(chaos::Faults faults, requested_faults(config_));
+    EW_TRY(chaos::check_ranks(faults, self.world_size));
+    chaos::Effects effects = chaos::process_effects();
+    effects.say = [](const std::string& what) { log_warn("chaos: {}", what); };
+    slot_->injector.emplace(std::move(faults), self, std::move(effects), resumed);
+    slot_->hook = slot_->injector->hook();
+    slot_->armed.store(true, std::memory_order_release);
+    return {};
+  }
+
+ private:
+  struct Slot {
+    std::optional<chaos::Injector> injector;
+    ProbeHook hook;
+    std::atomic<bool> armed = false;
+  };
+  const Config& config_;
+  std::shared_ptr<Slot> slot_;  // null: no faults are wanted
 };
+
+/// COLLECTIVE. Where every rank lives and what it fails together with.
+Result<std::vector<RankPlace>> find_places(const Config& config, comm::World& world,
+                                           Nanoseconds timeout) {
+  std::string pattern = config.elastic.domain;
+  if (const char* variable = std::getenv("ELASWAVE_DOMAIN"); pattern.empty() && variable)
+    pattern = variable;
+  EW_ASSIGN(const RankPlace place, own_place(pattern, world.world_rank()));
+  return exchange_places(world, comm::everyone(world), place, timeout);
+}
+
+/// Ends a process that its agent found excluded and that does not leave by itself.
+[[noreturn]] void leave_now(int code) noexcept {
+  std::fflush(stdout);
+  report_exit(code);
+  std::_Exit(code);
+}
+
+/// COLLECTIVE. The agent of this rank; none when the run is to end with the first rank that fails.
+Result<std::unique_ptr<member::Membership>> join(const Config& config, comm::World& world,
+                                                 LocalSetup& setup) {
+  const Config::Elastic& elastic = config.elastic;
+  if (!elastic.enabled || world.size() == 1) return std::unique_ptr<member::Membership>();
+  EW_ASSIGN(std::unique_ptr<member::Membership> membership,
+            member::Membership::start(
+                world, {.heartbeat = elastic.heartbeat_ms * kMillisecond,
+                        .silence = elastic.silence_ms * kMillisecond,
+                        .patience = elastic.patience_ms * kMillisecond,
+                        .claim_directory = config.log.dir.empty() ? "" : config.log.dir + "/views",
+                        .run = setup.identity.recipe,
+                        .leave_now = leave_now}));
+  setup.trainer->follow(membership->board());
+  return membership;
+}
 
 /// COLLECTIVE. What the reporter draws: the run's identity, should it be a new one, and the
 /// session.
@@ -107,8 +187,10 @@ Result<std::optional<Restored>> resume(const Settings& settings, comm::World& wo
       failure = std::move(prepared).error();
   EW_TRY(agree_start(world, failure, setup.identity, timeout));
   if (reporter) warn_of_small_disk(setup, world.size());
+  // Called again when training goes back to a checkpoint: it holds on to nothing of this frame.
   return setup.trainer->resume(
-      [&](const checkpoint::Manifest& manifest, const std::string& path) -> Result<void> {
+      [&settings, &setup, reporter](const checkpoint::Manifest& manifest,
+                                    const std::string& path) -> Result<void> {
         const auto changes =
             config_changes(manifest, setup.checkpoint->config, setup.checkpoint->facts);
         if (reporter && !changes.empty()) {
@@ -127,9 +209,9 @@ Result<void> trace(const Config& config, comm::World& world, const LocalSetup& s
                    Console& console) {
   const Step first{std::max<std::int64_t>(1, raw(last) - config.profile.steps + 1)};
   EW_ASSIGN(const TraceReport report,
-            write_run_trace(world, comm::everyone(world), setup.plan.plan, first,
+            write_run_trace(world, comm::everyone(world), setup.trainer->plan(), first,
                             config.profile.trace, config.comm.timeout_ms * kMillisecond));
-  if (world.world_rank() != 0) return {};
+  if (world.world_rank() != world.live().front()) return {};
   if (report.failure)
     log_error("{}", report.failure->text());
   else if (report.first == Step{0})
@@ -143,7 +225,7 @@ Result<void> trace(const Config& config, comm::World& world, const LocalSetup& s
 /// What is allocated should be what was planned; a person who tunes a layout relies on it.
 void warn_of_memory(const LocalSetup& setup, int world_rank) {
   const layout::Plan& plan = setup.plan.plan;
-  const spec::MemoryTable planned = memory_at(setup.spec, plan, layout::place_of(plan, world_rank));
+  const spec::MemoryTable planned = memory_at(setup.spec, plan, world_rank);
   for (const std::string& difference : memory_differences(planned, setup.trainer->memory()))
     log_warn("memory is not as planned: {}", difference);
 }
@@ -179,48 +261,77 @@ Result<int> run_train(const Settings& settings) {
   // Declared before the world: when something fails, the world's communication thread must have
   // ended before the memory it may still read and write goes.
   LocalSetup setup;
-  EW_ASSIGN(const std::unique_ptr<comm::World> world, make_world(config));
+  ArmedProbe probe(config);
+  EW_ASSIGN(const std::unique_ptr<comm::World> world, make_world(config, probe.hook()));
   const bool reporter = world->world_rank() == 0;
   set_process_label(fmt::format("rank {}", world->world_rank()));
   const Nanoseconds timeout = config.comm.timeout_ms * kMillisecond;
 
-  std::optional<Error> failure = set_up(settings, *world, stop_requested, setup);
+  EW_ASSIGN(const std::vector<RankPlace> places, find_places(config, *world, timeout));
+  setup.domains = domain_numbers(places);
+  std::optional<Error> failure =
+      set_up(settings, *world, stop_requested, probe.slow_factor(), setup);
   EW_TRY(agree_start(*world, failure, setup.identity, timeout));
+  std::vector<FileLock> locks;
   if (reporter) {
     auto locked = lock_directories(config);
     if (locked)
-      setup.locks = *std::move(locked);
+      locks = *std::move(locked);
     else
       failure = std::move(locked).error();
   }
   EW_TRY(agree_start(*world, failure, setup.identity, timeout));
   // Files only once it is clear that there will be a run.
   EW_ASSIGN(const std::optional<Restored> restored, resume(settings, *world, setup, timeout));
-  std::optional<metrics::MetricsLog> log;
+  const Step resumed = restored ? restored->manifest.step : Step{0};
+  RunFiles files = RunFiles::follow(config);
   if (reporter) {
-    auto opened = open_metrics(settings, restored ? restored->manifest.step : Step{0});
+    auto opened = RunFiles::open(settings, resumed, std::move(locks));
     if (opened)
-      log = *std::move(opened);
+      files = *std::move(opened);
     else
       failure = std::move(opened).error();
   }
   EW_TRY(agree_start(*world, failure, setup.identity, timeout));
 
+  EW_ASSIGN(const std::unique_ptr<member::Membership> membership, join(config, *world, setup));
+  const std::string& domain = places[static_cast<std::size_t>(world->world_rank())].domain;
+  EW_TRY(probe.arm({world->world_rank(), world->size(), domain}, resumed));
   Console console(console_mode(config), config.log.every, setup.spec);
   if (reporter) console.table(start_rows(settings, setup, restored));
   warn_of_memory(setup, world->world_rank());
-  SilentObserver silent;
-  Reporter reports(console, std::move(log), setup);
-  StepObserver& observer = reporter ? static_cast<StepObserver&>(reports) : silent;
-  EW_ASSIGN(const RunSummary summary, setup.trainer->run(observer));
-  Result<void> dumped;
-  if (!config.train.dump_state.empty()) dumped = setup.trainer->dump_state(config.train.dump_state);
-  if (!config.profile.trace.empty() && dumped)
-    EW_TRY(trace(config, *world, setup, summary.last_step, console));
-  if (reporter) console.finish(summary);  // also when the dump failed: the run itself is done
-  EW_TRY(dumped);
-  EW_TRY(world->close(Deadline::after(world->clock(), timeout)));
-  return exit_code_of(summary);
+  Reporter reports({.console = console,
+                    .files = std::move(files),
+                    .clock = world->clock(),
+                    .world_rank = world->world_rank(),
+                    .members = comm::everyone(*world).world_ranks,
+                    .tokens_per_step = setup.spec.tokens_per_step(),
+                    .first_step = [&](double bubble) {
+                      return first_step_text(setup, world->world_rank(), bubble);
+                    }});
+  reports.started(places, resumed);
+  const auto last = [&](const RunSummary& summary) -> Result<void> {
+    Result<void> dumped;
+    if (!config.train.dump_state.empty())
+      dumped = setup.trainer->dump_state(config.train.dump_state);
+    if (!config.profile.trace.empty() && dumped)
+      EW_TRY(trace(config, *world, setup, summary.last_step, console));
+    reports.finished(summary);  // also when the dump failed: the run itself is done
+    return dumped;
+  };
+  const auto summary = setup.trainer->run(reports, {.last = last, .close_world = true});
+  const Generation newest =
+      membership ? membership->board().newest().view.generation : world->generation();
+  // Goodbye only from those who all leave: whoever is alone with an error, or with a view that
+  // others enter at this moment, must be missed. A wait that ran out of time is everybody's.
+  const bool together =
+      summary || setup.trainer->ended_together() || summary.error().code == Code::deadline;
+  if (membership && together && newest == world->generation()) membership->leave();
+  if (!summary) return fail(summary.error());
+  // After a failure the transport was not finalized: nothing may run destructors beside it.
+  const bool fenced = membership && membership->board().fenced();
+  if (newest != Generation{} || fenced) leave_now(exit_code_of(*summary));
+  return exit_code_of(*summary);
 }
 
 }  // namespace elaswave::app

@@ -4,7 +4,9 @@
 #include <cstring>
 
 #include "app/layout.h"
+#include "app/phase.h"
 #include "app/state_dump.h"
+#include "elastic/plan/rebalance.h"
 #include "io/base/log.h"
 #include "model/gpt/init.h"
 #include "model/optim/digest.h"
@@ -45,26 +47,6 @@ Result<layout::Plan> make_plan(const RunSpec& spec, const TrainerParts& parts) {
   return *parts.plan;
 }
 
-/// What the rank does between actions: entered in the flight recorder, named in hang reports.
-class Phase {
- public:
-  Phase(comm::World& world, Step step, FlightPhase phase, std::string_view name)
-      : world_(world),
-        handle_(world.recorder().compute.start({.begin = world.clock().now(),
-                                                .step = step,
-                                                .kind = FlightKind::phase,
-                                                .detail = static_cast<std::uint8_t>(phase)})) {
-    world.set_activity({step, name});
-  }
-  ~Phase() { world_.recorder().compute.finish(handle_, world_.clock().now()); }
-  Phase(const Phase&) = delete;
-  Phase& operator=(const Phase&) = delete;
-
- private:
-  comm::World& world_;
-  std::uint64_t handle_;
-};
-
 }  // namespace
 
 Result<std::unique_ptr<Trainer>> Trainer::create(const RunSpec& spec, const TrainerParts& parts) {
@@ -74,8 +56,8 @@ Result<std::unique_ptr<Trainer>> Trainer::create(const RunSpec& spec, const Trai
     EW_TRY(parts.val->sample_count(spec.model.context));
     EW_TRY(parts.val->check_vocab(spec.model.vocab));
   }
-  EW_ASSIGN(layout::Plan plan, make_plan(spec, parts));
-  std::unique_ptr<Trainer> trainer(new Trainer(spec, parts, std::move(plan)));
+  EW_ASSIGN(const layout::Plan plan, make_plan(spec, parts));
+  std::unique_ptr<Trainer> trainer(new Trainer(spec, parts, plan));
   if (parts.checkpoint != nullptr) {
     EW_ASSIGN(trainer->checkpointer_, Checkpointer::create({.setup = *parts.checkpoint,
                                                             .world = parts.world,
@@ -88,47 +70,33 @@ Result<std::unique_ptr<Trainer>> Trainer::create(const RunSpec& spec, const Trai
   return trainer;
 }
 
-Trainer::Trainer(const RunSpec& spec, const TrainerParts& parts, layout::Plan plan)
+Trainer::Trainer(const RunSpec& spec, const TrainerParts& parts, const layout::Plan& plan)
     : spec_(spec),
       parts_(parts),
-      plan_(std::move(plan)),
       group_(comm::everyone(parts.world)),
       inventory_(spec.model, spec.storage, spec.layout.tensor),
       blocks_(inventory_.blocks()),
-      place_(layout::place_of(plan_, parts.world.world_rank())),
-      share_(std::ssize(layout::micro_batches_of(plan_, place_))),
-      exchange_(blocks_, plan_, parts.world.world_rank()),
-      shard_(blocks_, plan_, parts.world.world_rank()),
-      working_(blocks_, gpt::working_bytes(inventory_, zero::held_parts(plan_, blocks_,
-                                                                        parts.world.world_rank()))),
-      sums_(blocks_, spec.sum_mode, zero::held_parts(plan_, blocks_, parts.world.world_rank())),
-      reducer_(parts.world, exchange_, blocks_, sums_, spec.timeout),
-      gatherer_(parts.world, exchange_, blocks_, working_, spec.timeout),
-      parameters_(inventory_, working_, place_.slice),
-      gradients_(inventory_, sums_, spec.micro_batches, spec.tokens_per_micro_batch(),
-                 place_.slice),
-      runner_({.world = parts.world,
-               .spec = spec_,
-               .plan = plan_,
-               .place = place_,
-               .inventory = inventory_,
-               .ops = parts.ops,
-               .stream = parts.stream,
-               .parameters = parameters_,
-               .gradients = gradients_,
-               .ready = [this](std::int32_t layer) { return ready(layer); },
-               .sums_done = [this](std::int32_t layer,
-                                   bool tied) { return reducer_.done(layer, tied); },
-               .between = [this] { return reducer_.progress(); }}),
+      shard_(blocks_, plan, parts.world.world_rank()),
+      engine_(std::make_unique<Engine>(EngineParts{.world = parts.world,
+                                                   .spec = spec_,
+                                                   .inventory = inventory_,
+                                                   .blocks = blocks_,
+                                                   .ops = parts.ops,
+                                                   .stream = parts.stream,
+                                                   .shard = shard_,
+                                                   .slow_factor = parts.slow_factor,
+                                                   .plan = plan,
+                                                   .missing = {}})),
       batches_(parts.train, spec.seed, spec.model.context, spec.model.vocab, spec.micro_batch,
                spec.global_batch()) {
   if (parts.val != nullptr)
     val_batches_.emplace(*parts.val, spec.seed, spec.model.context, spec.model.vocab,
                          spec.micro_batch, spec.global_batch());
-  gpt::initialize(parts.stream, inventory_, blocks_, spec.seed, shard_, working_);
+  gpt::initialize(parts.stream, inventory_, blocks_, spec.seed, shard_, engine_->working());
 }
 
 Result<std::optional<Restored>> Trainer::resume(const Accept& accept) {
+  accept_ = accept;
   if (!checkpointer_) return std::optional<Restored>();
   EW_ASSIGN(std::optional<Restored> restored, restore({.world = parts_.world,
                                                        .group = group_,
@@ -140,18 +108,17 @@ Result<std::optional<Restored>> Trainer::resume(const Accept& accept) {
                                                        .shard = shard_,
                                                        .timeout = spec_.timeout,
                                                        .accept = accept}));
-  if (restored) EW_TRY(adopt(restored->manifest));
+  if (!restored) return restored;
+  EW_TRY(adopt(restored->manifest));
+  told_ = restored->manifest.step;
   return restored;
 }
 
 Result<void> Trainer::adopt(const checkpoint::Manifest& manifest) {
-  for (const zero::OwnedBlock& owned : shard_.owned()) {
-    const layout::Block& block = blocks_.block(owned.block);
-    gpt::store_working(shard_.master(owned),
-                       inventory_.tensor(inventory_.part(block.part).tensor).storage,
-                       working_.bytes(block));
-  }
+  engine_->fill_working();
   updates_ = manifest.updates;
+  first_ = manifest.step;
+  tokens_before_ = manifest.tokens;
   batches_.resume_after(manifest.step, manifest.samples);
   checkpointer_->resumed_from(manifest);
   last_ = {.record = {.version = shard_.version, .loss = manifest.loss},
@@ -168,145 +135,135 @@ Result<void> Trainer::adopt(const checkpoint::Manifest& manifest) {
        .fix = "report this: every piece matched its checksum"});
 }
 
-Result<RunSummary> Trainer::run(StepObserver& observer) {
-  gatherer_.start(shard_.version);
-  if (reached_stop()) return finish(last_, true);  // before the run was resumed
-  for (Step step = next(shard_.version.step); raw(step) <= spec_.steps; step = next(step)) {
-    EW_ASSIGN(last_, run_step(step));
-    EW_TRY(observer.on_step(last_));
-    if (raw(step) == spec_.steps) break;
-    if (stop_agreed_ || reached_stop()) return finish(last_, true);
-    if (checkpointer_ && checkpointer_->due(step)) checkpointer_->begin(state_of(last_));
-  }
-  return finish(last_, false);
+std::unique_ptr<Engine> Trainer::make_engine(layout::Plan plan,
+                                             std::vector<replica::Copy> missing) {
+  return std::make_unique<Engine>(EngineParts{.world = parts_.world,
+                                              .spec = spec_,
+                                              .inventory = inventory_,
+                                              .blocks = blocks_,
+                                              .ops = parts_.ops,
+                                              .stream = parts_.stream,
+                                              .shard = shard_,
+                                              .slow_factor = parts_.slow_factor,
+                                              .plan = std::move(plan),
+                                              .missing = std::move(missing)},
+                                  std::move(engine_));
 }
 
-Result<StepReport> Trainer::run_step(Step step) {
+Result<RunSummary> Trainer::run(StepObserver& observer, const Ending& ending) {
+  engine_->gather();
+  for (;;) {
+    // The one place where an aborted step ends up. Nothing waits in here.
+    try {
+      auto summary = attempt(observer, ending);
+      if (summary || !view_changes(summary.error())) return summary;
+    } catch (const comm::StepAborted&) {
+    }
+    aborted_ = true;
+  }
+}
+
+Result<RunSummary> Trainer::attempt(StepObserver& observer, const Ending& ending) {
+  if (std::exchange(aborted_, false)) {
+    auto recovered = recover(observer);
+    // Whoever is missing may have left in good order: then all had come as far as this rank.
+    if (!recovered && done_) return *done_;
+    EW_TRY(recovered);
+  }
+  return run_to_end(observer, ending);
+}
+
+Result<RunSummary> Trainer::run_to_end(StepObserver& observer, const Ending& ending) {
+  for (;;) {
+    if (untold_) EW_TRY(tell(observer));
+    const Step step = shard_.version.step;
+    const bool stopped = raw(step) < spec_.steps && (stop_agreed_ || reached_stop());
+    if (stopped || raw(step) >= spec_.steps) break;
+    if (checkpointer_ && checkpointer_->due(step) && step > checkpointer_->durable())
+      checkpointer_->begin(state_of(last_));
+    EW_TRY(follow_speed());
+    EW_TRY(run_step(next(step), observer));
+  }
+  EW_ASSIGN(RunSummary summary, finish(raw(shard_.version.step) < spec_.steps));
+  if (ending.last) EW_TRY(ending.last(summary));
+  done_ = summary;
+  if (ending.close_world) EW_TRY(parts_.world.close(deadline()));
+  return summary;
+}
+
+Result<void> Trainer::run_step(Step step, StepObserver& observer) {
   comm::World& world = parts_.world;
   const Nanoseconds begin = world.clock().now();
   world.probe(Point::step_begin);
+  computing_ = step;
 
   optim::CommitVote vote;
   EW_TRY(compute(step, vote));
-  const pipeline::RunTime compute_time = runner_.time();
+  const pipeline::RunTime compute_time = engine_->time();
 
   world.probe(Point::before_reduce);
   {
     const Phase phase(world, step, FlightPhase::reduce, "reduce");
-    EW_TRY(reducer_.finish());
+    EW_TRY(engine_->reduce());
   }
   world.probe(Point::after_reduce);
   {
     const Phase phase(world, step, FlightPhase::log, "log");
-    optim::log_gradients(parts_.ops, parts_.stream, blocks_, shard_, sums_, spec_.micro_batches,
-                         vote);
+    EW_TRY(engine_->log(step, vote));
   }
   world.probe(Point::after_log);
 
-  EW_ASSIGN(const optim::CommitRecord record, commit(step, vote));
+  EW_TRY(commit(step, vote));
+  EW_TRY(apply());
+  untold_ = report_of(*record_, world.clock().now() - begin);
+  note_commit(observer);
 
-  if (checkpointer_) checkpointer_->wait_captured();
-  {
-    const Phase phase(world, step, FlightPhase::update, "update");
-    EW_TRY(gatherer_.begin_apply());
-    world.probe(Point::during_apply);
-    optim::apply(parts_.ops, parts_.stream, inventory_, blocks_, shard_, record, working_);
-    updates_ = record.updates;
-  }
-  world.probe(Point::after_apply);
-
-  gatherer_.start(shard_.version);  // overlaps with the next forward pass
+  world.probe(Point::before_gather);
+  engine_->gather();  // overlaps with the next forward pass
   world.probe(Point::after_gather);
-
-  if (!std::exchange(profiled_, true)) EW_TRY(measure_bubble(compute_time));
-
-  StepReport report{.record = record,
-                    .samples = batches_.samples_after(step),
-                    .tokens = last_.tokens + spec_.tokens_per_step(),
-                    .duration = world.clock().now() - begin,
-                    .bubble = std::exchange(bubble_, std::nullopt)};
-  const bool last = raw(step) == spec_.steps || raw(step) == spec_.stop_at || stop_agreed_;
-  if (last || (spec_.digest_every > 0 && raw(step) % spec_.digest_every == 0)) {
-    EW_ASSIGN(report.digest, digest());
-  }
-  if (val_batches_ &&
-      ((last && spec_.val_last) || (spec_.val_every > 0 && raw(step) % spec_.val_every == 0))) {
-    EW_ASSIGN(report.val_loss, validate());
-  }
-  return report;
-}
-
-Result<void> Trainer::ready(std::int32_t layer) {
-  EW_TRY(gatherer_.wait(layer));
-  EW_CHECK(gatherer_.version(layer) == shard_.version,
-           "layer {} has working weights of step {}, the state is at {}", layer,
-           raw(gatherer_.version(layer).step), raw(shard_.version.step));
+  if (step == next(first_)) EW_TRY(measure_bubble(compute_time));
   return {};
 }
 
 Result<void> Trainer::compute(Step step, optim::CommitVote& vote) {
-  EW_TRY(reducer_.begin_step());
-  sums_.begin_step();
-  gradients_.clear_flags();
-  parts_.world.probe(Point::before_forward);
   EW_ASSIGN(
       const Tally tally,
-      runner_.train(
+      engine_->compute(
           step,
           [&](std::int64_t index) { return batches_.training(step, index, spec_.model.dropout); },
           [&](std::int64_t index) { return batches_.blank(step, index, spec_.model.dropout); }));
-  parts_.world.probe(Point::after_backward);
-  // A replica without a share still owes its peers its (empty) sums.
-  if (share_ == 0) EW_TRY(reducer_.done_rest());
-  computed_ += share_;
+  computed_ += engine_->share();
   add(tally, vote);
-  if (!gradients_.bad_tensors().empty()) vote.bad_ranks = 1;
+  if (!engine_->bad_tensors().empty()) vote.bad_ranks = 1;
   vote.stop_requests = asked_to_stop() ? 1 : 0;
   if (checkpointer_) checkpointer_->vote(vote);
   return {};
 }
 
-Result<void> Trainer::measure_bubble(const pipeline::RunTime& time) {
-  const std::int64_t mine[] = {time.actions, time.span};
-  std::vector<std::int64_t> all(2 * static_cast<std::size_t>(group_.size()));
-  EW_TRY(comm::all_gather(parts_.world, group_, std::as_bytes(std::span(mine)),
-                          std::as_writable_bytes(std::span(all)), "bubble", deadline()));
-  std::int64_t actions = 0, longest = 0;
-  for (std::size_t rank = 0; rank < all.size(); rank += 2) {
-    actions += all[rank];
-    longest = std::max(longest, all[rank + 1]);
-  }
-  if (longest > 0)
-    bubble_ = 1 - static_cast<double>(actions) / (static_cast<double>(longest) * group_.size());
-  return {};
-}
-
-void Trainer::add(const Tally& tally, optim::CommitVote& vote) {
-  vote.loss.add(tally.loss);
-  vote.tokens += tally.tokens;
-  vote.micro_batches += tally.micro_batches;
-  if (tally.bad) vote.bad_ranks = 1;
-  if (tally.data_error) data_error_ = tally.data_error;
-  vote.data_failures = data_error_ ? 1 : 0;
-}
-
-Result<optim::CommitRecord> Trainer::commit(Step step, const optim::CommitVote& vote) {
+Result<void> Trainer::commit(Step step, const optim::CommitVote& vote) {
   const Phase phase(parts_.world, step, FlightPhase::commit, "commit");
   parts_.world.probe(Point::before_commit);
   std::vector<std::int64_t> words = vote.words();
+  const std::size_t votes = words.size();
+  words.resize(votes + static_cast<std::size_t>(group_.size()), 0);
+  words[votes + static_cast<std::size_t>(group_.index_of(parts_.world.world_rank()))] =
+      engine_->cost_ns();
   EW_TRY(comm::all_reduce_sum(parts_.world, group_, words, "commit point", deadline()));
-  const optim::CommitVote total = optim::CommitVote::from_words(words);
-  const optim::CommitRecord record = optim::decide(total, {step, plan_.generation}, updates_,
-                                                   batches_.sample_hash(step), spec_.adamw);
-  if (checkpointer_) EW_TRY(checkpointer_->advance(total));
+  const optim::CommitVote total = optim::CommitVote::from_words(std::span(words).first(votes));
+  const optim::CommitRecord record = optim::decide(
+      total, {step, engine_->plan().generation}, updates_, batches_.sample_hash(step), spec_.adamw);
   if (auto checked = check_commit(record, total); !checked) {
     // All ranks leave here, in good order: the checkpoint under way is worth having.
-    if (checkpointer_) (void)checkpointer_->finish(std::nullopt);
-    return fail(std::move(checked).error());
+    if (checkpointer_ && checkpointer_->advance(total)) (void)checkpointer_->finish(std::nullopt);
+    return verdict(std::move(checked).error());
   }
+  // From here on the step is decided, whatever happens to others: no wait comes before this line.
+  record_ = record;
   stop_agreed_ = total.stop_requests > 0;
+  speeds_.add(group_.world_ranks, std::span(words).subspan(votes));
   parts_.world.probe(Point::after_commit);
-  return record;
+  if (checkpointer_) EW_TRY(checkpointer_->advance(total));
+  return {};
 }
 
 Result<void> Trainer::check_commit(const optim::CommitRecord& record,
@@ -317,9 +274,17 @@ Result<void> Trainer::check_commit(const optim::CommitRecord& record,
            total.micro_batches, spec_.micro_batches);
   EW_CHECK(total.blocks_logged == blocks_.count(), "{} blocks logged, the model has {}",
            total.blocks_logged, blocks_.count());
+  EW_CHECK(total.copies_logged == engine_->copies_expected(), "{} copies logged, {} follow",
+           total.copies_logged, engine_->copies_expected());
+  if (total.copy_digest != 0)
+    return fail({.code = Code::corrupt,
+                 .what = "a copy of the state is not what its owner has",
+                 .where = fmt::format("before step {}", step),
+                 .why = "master weights or moments of a block have changed in some rank's memory",
+                 .fix = "start again from the newest checkpoint; suspect the memory of a host"});
   if (!record.skip) return {};
 
-  const std::string tensors = first_names(gradients_.bad_tensors());
+  const std::string tensors = first_names(engine_->bad_tensors());
   if (spec_.non_finite == NonFinite::skip) {
     log_warn("step {} skipped: non-finite loss or gradient on {} of {} ranks (tensors: {})", step,
              total.bad_ranks, group_.size(), tensors);
@@ -334,57 +299,64 @@ Result<void> Trainer::check_commit(const optim::CommitRecord& record,
                .fix = "lower train.lr, or set train.non_finite=skip to leave such steps out"});
 }
 
-tl::unexpected<Error> Trainer::data_failure(const optim::CommitVote& total) const {
-  if (data_error_) return fail(*data_error_);
-  return fail({.code = Code::data,
-               .what = "another rank could not read its samples",
-               .where = fmt::format("after step {}", raw(shard_.version.step)),
-               .why = fmt::format("{} of {} ranks reported it", total.data_failures, group_.size()),
-               .fix = "see the message of that rank"});
+Result<void> Trainer::apply() {
+  if (checkpointer_) checkpointer_->wait_captured();
+  const Phase phase(parts_.world, record_->version.step, FlightPhase::update, "update");
+  EW_TRY(engine_->before_apply());
+  parts_.world.probe(Point::during_apply);
+  engine_->apply(*record_);
+  updates_ = record_->updates;
+  parts_.world.probe(Point::after_apply);
+  return {};
 }
 
-Result<std::uint64_t> Trainer::digest() {
-  const Phase phase(parts_.world, shard_.version.step, FlightPhase::digest, "digest");
-  optim::DigestSums sums =
-      optim::digest_sums(parts_.ops, parts_.stream, inventory_, blocks_, shard_);
-  EW_TRY(comm::all_reduce_sum(parts_.world, group_, sums, "state digest", deadline()));
-  return optim::state_digest(inventory_, sums);
+Result<void> Trainer::follow_speed() {
+  const Step step = shard_.version.step;
+  if (!spec_.elastic.rebalance || !engine_->backups().complete() || !speeds_.settled(step))
+    return {};
+  EW_ASSIGN(std::optional<layout::Plan> plan,
+            plan::rebalance(blocks_, engine_->plan(), speeds_.costs(),
+                            plan_request(spec_, parts_.world.size(), {})));
+  if (!plan) return {};
+  EW_TRY(engine_->settle());
+  if (parts_.world.world_rank() == group_.world_ranks.front())
+    log_info("after step {} micro-batches follow the ranks' speeds: {}", raw(step),
+             shares_text(*plan));
+  engine_ = make_engine(*std::move(plan), {});
+  engine_->gather();
+  speeds_.changed(step);
+  return {};
 }
 
-Result<std::optional<double>> Trainer::validate() {
-  const std::int64_t available = val_batches_->in_order_count();
-  const std::int64_t count =
-      spec_.val_batches == 0 ? available : std::min(spec_.val_batches, available);
-  const Phase phase(parts_.world, shard_.version.step, FlightPhase::validation, "validation");
-  optim::CommitVote sum;
-  for (std::int64_t first = 0; first < count && !stop_agreed_; first += spec_.micro_batches) {
-    EW_ASSIGN(const optim::CommitVote round,
-              validate_round(first, std::min(spec_.micro_batches, count - first)));
-    if (round.data_failures > 0) return data_failure(round);
-    stop_agreed_ = round.stop_requests > 0;
-    sum.loss.add(round.loss);
-    sum.tokens += round.tokens;
-    sum.micro_batches += round.micro_batches;
-    sum.bad_ranks += round.bad_ranks;
+StepReport Trainer::report_of(const optim::CommitRecord& record, Nanoseconds duration) const {
+  const Step step = record.version.step;
+  return {.record = record,
+          .samples = batches_.samples_after(step),
+          .tokens = tokens_before_ + (raw(step) - raw(first_)) * spec_.tokens_per_step(),
+          .duration = duration};
+}
+
+bool Trainer::is_last(Step step) const {
+  return raw(step) == spec_.steps || raw(step) == spec_.stop_at || stop_agreed_;
+}
+
+/// COLLECTIVE: what is said of a step besides its record is found out first. Told again to nobody.
+Result<void> Trainer::tell(StepObserver& observer) {
+  StepReport& report = *untold_;
+  const Step step = report.record.version.step;
+  const bool last = is_last(step);
+  report.bubble = std::exchange(bubble_, std::nullopt);
+  if (last || (spec_.digest_every > 0 && raw(step) % spec_.digest_every == 0)) {
+    EW_ASSIGN(report.digest, digest());
   }
-  if (sum.micro_batches < count) return std::optional<double>();  // broken off: no loss to tell
-  if (sum.bad_ranks > 0) return std::optional(std::numeric_limits<double>::quiet_NaN());
-  return std::optional(sum.loss.value() / static_cast<double>(sum.tokens));
-}
-
-Result<optim::CommitVote> Trainer::validate_round(std::int64_t first, std::int64_t count) {
-  EW_ASSIGN(const Tally tally,
-            runner_.evaluate(
-                shard_.version.step, count,
-                [&](std::int64_t index) { return val_batches_->in_order(first + index); },
-                [&](std::int64_t index) { return val_batches_->blank(Step{0}, index, 0); }));
-  optim::CommitVote vote;
-  add(tally, vote);
-  vote.stop_requests = asked_to_stop() ? 1 : 0;
-  std::vector<std::int64_t> words = vote.words();
-  parts_.world.set_activity({shard_.version.step, "validation"});  // no longer the last action
-  EW_TRY(comm::all_reduce_sum(parts_.world, group_, words, "validation loss", deadline()));
-  return optim::CommitVote::from_words(words);
+  if (val_batches_ &&
+      ((last && spec_.val_last) || (spec_.val_every > 0 && raw(step) % spec_.val_every == 0))) {
+    EW_ASSIGN(report.val_loss, validate());
+  }
+  last_ = *std::exchange(untold_, std::nullopt);
+  if (told_ >= step) return {};
+  told_ = step;
+  return observer.on_step(last_);
 }
 
 bool Trainer::reached_stop() const {
@@ -401,30 +373,31 @@ TrainerState Trainer::state_of(const StepReport& report) const {
           .digest = report.digest};
 }
 
-Result<RunSummary> Trainer::finish(StepReport last, bool stopped) {
-  if (!last.digest) {  // nothing left to do after a resume, or stopped by a validation
-    EW_ASSIGN(last.digest, digest());
+Result<RunSummary> Trainer::finish(bool stopped) {
+  if (!last_.digest) {  // nothing left to do after a resume, or stopped by a validation
+    EW_ASSIGN(last_.digest, digest());
   }
-  RunSummary summary{.last_step = last.record.version.step,
-                     .loss = last.record.loss,
-                     .digest = last.digest.value_or(0),
+  RunSummary summary{.last_step = last_.record.version.step,
+                     .loss = last_.record.loss,
+                     .digest = last_.digest.value_or(0),
                      .stopped = stopped};
   RankWork mine{.micro_batches = computed_};
-  for (const zero::OwnedBlock& owned : shard_.owned())
+  for (const zero::HeldBlock& owned : shard_.owned())
     mine.optimizer_bytes +=
         3 * blocks_.block(owned.block).elems * static_cast<std::int64_t>(sizeof(float));
-  summary.work.resize(static_cast<std::size_t>(group_.size()));
+  std::vector<RankWork> work(static_cast<std::size_t>(group_.size()));
   EW_TRY(comm::all_gather(parts_.world, group_, std::as_bytes(std::span(&mine, 1)),
-                          std::as_writable_bytes(std::span(summary.work)), "end of run",
-                          deadline()));
+                          std::as_writable_bytes(std::span(work)), "end of run", deadline()));
+  summary.work.resize(static_cast<std::size_t>(parts_.world.size()));
+  for (std::size_t member = 0; member < work.size(); ++member)
+    summary.work[static_cast<std::size_t>(group_.world_ranks[member])] = work[member];
   if (checkpointer_) {
     const bool wanted = stopped || parts_.checkpoint->last || checkpointer_->due(summary.last_step);
     EW_ASSIGN(summary.durable,
-              checkpointer_->finish(wanted ? std::optional(state_of(last)) : std::nullopt));
+              checkpointer_->finish(wanted ? std::optional(state_of(last_)) : std::nullopt));
     summary.checkpoints = checkpointer_->counts();
   }
-  EW_TRY(gatherer_.begin_apply());  // nothing of ours is under way when the caller closes the world
-  EW_TRY(reducer_.begin_step());
+  EW_TRY(engine_->settle());  // nothing of ours is under way when the caller closes the world
   return summary;
 }
 
@@ -432,7 +405,7 @@ Result<void> Trainer::dump_state(const std::string& path) {
   EW_ASSIGN(const std::uint64_t state_digest, digest());
   return app::dump_state({.world = parts_.world,
                           .group = group_,
-                          .plan = plan_,
+                          .plan = engine_->plan(),
                           .inventory = inventory_,
                           .blocks = blocks_,
                           .shard = shard_,
@@ -443,19 +416,12 @@ Result<void> Trainer::dump_state(const std::string& path) {
 
 spec::MemoryTable Trainer::memory() const {
   using enum spec::MemoryTerm;
-  const auto state = static_cast<double>(shard_.size_bytes());
-  const gpt::ActivationBytes activations = runner_.activation_bytes();
+  const auto owned = static_cast<double>(shard_.owned_bytes());
   spec::MemoryTable use;
-  use[weights] = static_cast<double>(working_.size_bytes());
-  use[sums] = static_cast<double>(sums_.size_bytes());
-  use[optimizer] = state * 3 / 4;
-  use[log] = state / 4;
-  use[stashes] = static_cast<double>(activations.stash);
-  use[head] = static_cast<double>(activations.keep);
-  use[weight_stashes] = static_cast<double>(activations.weight_stash);
-  use[scratch] = static_cast<double>(activations.scratch);
-  use[boundaries] = static_cast<double>(runner_.boundary_bytes());
-  use[exchange] = static_cast<double>(reducer_.buffer_bytes());
+  use[optimizer] = owned * 3 / 4;
+  use[log] = owned / 4;
+  use[backups] = static_cast<double>(shard_.size_bytes()) - owned;
+  engine_->add_memory(use);
   if (checkpointer_) use[checkpoint] = static_cast<double>(checkpointer_->counts().bytes);
   return use;
 }

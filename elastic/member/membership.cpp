@@ -279,7 +279,7 @@ Result<std::unique_ptr<Membership>> Membership::start(comm::World& world,
 
 Membership::Membership(std::unique_ptr<Parts> parts) : parts_(std::move(parts)) {}
 Membership::~Membership() {
-  leave();
+  end();
   if (parts_->abandoned) (void)parts_.release();
 }
 
@@ -297,8 +297,13 @@ void Membership::accuse(int peer) {
 }
 
 void Membership::leave() {
-  if (std::exchange(left_, true)) return;
+  if (left_) return;
   parts_->links->post([host = parts_->host.get()](Nanoseconds now) { host->leave(now); });
+  end();
+}
+
+void Membership::end() {
+  if (std::exchange(left_, true)) return;
   if (parts_->links->stop(kSecond)) return;
   // Stuck in the claim store: the file system does not answer. What the thread touches stays, and
   // the world, which may go now, is none of it any more.

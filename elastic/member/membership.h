@@ -39,7 +39,8 @@ class Membership {
   /// thread cannot start. `world` must live until leave() has returned.
   static Result<std::unique_ptr<Membership>> start(comm::World& world,
                                                    const MembershipOptions& options);
-  /// leave().
+  /// Ends the thread without a goodbye, unless leave() was called: peers take this process for
+  /// dead.
   ~Membership();
   Membership(const Membership&) = delete;
   Membership& operator=(const Membership&) = delete;
@@ -58,6 +59,8 @@ class Membership {
  private:
   struct Parts;
   explicit Membership(std::unique_ptr<Parts> parts);
+
+  void end();
 
   std::unique_ptr<Parts> parts_;
   bool left_ = false;

@@ -28,6 +28,7 @@ enum class FlightPhase : std::uint8_t {
   update,
   digest,
   validation,
+  recovery,
   count,
 };
 

@@ -76,7 +76,7 @@ Result<std::uint64_t> fingerprint(kernels::Ops& ops, device::CpuStream& stream,
   optim::log_gradients(ops, stream, blocks, shard, sums, 1, vote);
   const optim::AdamWConfig adamw{.lr = {.schedule = optim::LrSchedule::constant, .peak = 1e-3}};
   const optim::CommitRecord record = optim::decide(vote, {Step{1}, Generation{0}}, 0, 0, adamw);
-  optim::apply(ops, stream, inventory, blocks, shard, record, working);
+  optim::apply(ops, stream, inventory, blocks, shard, {}, record, working);
 
   std::uint64_t hash =
       optim::state_digest(inventory, optim::digest_sums(ops, stream, inventory, blocks, shard));

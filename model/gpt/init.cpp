@@ -82,10 +82,12 @@ std::vector<std::int64_t> working_bytes(const spec::Inventory& inventory,
 void initialize(device::CpuStream& stream, const spec::Inventory& inventory,
                 const layout::BlockTable& blocks, std::uint64_t seed, zero::Shard& shard,
                 zero::TensorStore& working) {
-  const auto owned = shard.owned();
+  const auto owned = std::ssize(shard.owned());
   const std::int64_t layers = inventory.layers() - 2;
-  stream.pool().run(static_cast<std::int64_t>(owned.size()), [&](std::int64_t task) {
-    const zero::OwnedBlock& mine = owned[static_cast<std::size_t>(task)];
+  stream.pool().run(owned + std::ssize(shard.backups()), [&](std::int64_t task) {
+    const bool backup = task >= owned;
+    const zero::HeldBlock& mine = backup ? shard.backups()[static_cast<std::size_t>(task - owned)]
+                                         : shard.owned()[static_cast<std::size_t>(task)];
     const layout::Block& block = blocks.block(mine.block);
     const spec::PartSpec& part = inventory.part(block.part);
     const spec::TensorSpec& tensor = inventory.tensor(part.tensor);
@@ -96,7 +98,7 @@ void initialize(device::CpuStream& stream, const spec::Inventory& inventory,
                          shard.master(mine).subspan(static_cast<std::size_t>(index - block.begin),
                                                     static_cast<std::size_t>(length)));
         });
-    store_working(shard.master(mine), tensor.storage, working.bytes(block));
+    if (!backup) store_working(shard.master(mine), tensor.storage, working.bytes(block));
   });
 }
 

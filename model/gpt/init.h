@@ -22,7 +22,8 @@ void initial_values(const spec::TensorSpec& tensor, std::int64_t layers, std::ui
 std::vector<std::int64_t> working_bytes(const spec::Inventory& inventory,
                                         const std::vector<bool>& held);
 
-/// Master weights of the shard's blocks, and their working copies. Moments stay zero.
+/// Master weights of the shard's blocks, backups included, and working copies of the owned ones.
+/// Moments stay zero.
 void initialize(device::CpuStream& stream, const spec::Inventory& inventory,
                 const layout::BlockTable& blocks, std::uint64_t seed, zero::Shard& shard,
                 zero::TensorStore& working);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cmath>
 #include <limits>
 
@@ -20,7 +21,18 @@ constexpr std::array kCounters = {&CommitVote::bad_ranks,
                                   &CommitVote::checkpoints_published,
                                   &CommitVote::tokens,
                                   &CommitVote::micro_batches,
-                                  &CommitVote::blocks_logged};
+                                  &CommitVote::blocks_logged,
+                                  &CommitVote::copies_logged,
+                                  &CommitVote::copy_digest};
+
+/// The scalars in the order they travel in.
+constexpr std::array kScalars = {
+    &kernels::AdamWScalars::lr,           &kernels::AdamWScalars::beta1,
+    &kernels::AdamWScalars::beta2,        &kernels::AdamWScalars::epsilon,
+    &kernels::AdamWScalars::weight_decay, &kernels::AdamWScalars::clip,
+    &kernels::AdamWScalars::correction1,  &kernels::AdamWScalars::correction2};
+static_assert(sizeof(kernels::AdamWScalars) == kScalars.size() * sizeof(float),
+              "a scalar would stay behind");
 
 }  // namespace
 
@@ -43,6 +55,35 @@ CommitVote CommitVote::from_words(std::span<const std::int64_t> words) {
   std::copy_n(sums.begin() + ExactSum::kDigits, ExactSum::kDigits,
               vote.gradient_squares.words().begin());
   return vote;
+}
+
+std::vector<std::int64_t> CommitRecord::words() const {
+  std::vector<std::int64_t> words = {raw(version.step),
+                                     std::int64_t{raw(version.generation)},
+                                     std::bit_cast<std::int64_t>(loss),
+                                     std::bit_cast<std::int64_t>(grad_norm),
+                                     std::bit_cast<std::int64_t>(lr),
+                                     updates,
+                                     skip ? 1 : 0,
+                                     std::bit_cast<std::int64_t>(sample_hash)};
+  for (const auto scalar : kScalars) words.push_back(std::bit_cast<std::int32_t>(scalars.*scalar));
+  EW_CHECK(words.size() == kWords, "a record of {} words", words.size());
+  return words;
+}
+
+CommitRecord CommitRecord::from_words(std::span<const std::int64_t> words) {
+  EW_CHECK(words.size() == kWords, "a record of {} words", words.size());
+  const auto scalars = words.last(kScalars.size());
+  CommitRecord record{.version = {Step{words[0]}, Generation{static_cast<std::uint32_t>(words[1])}},
+                      .loss = std::bit_cast<double>(words[2]),
+                      .grad_norm = std::bit_cast<double>(words[3]),
+                      .lr = std::bit_cast<double>(words[4]),
+                      .updates = words[5],
+                      .skip = words[6] != 0,
+                      .sample_hash = std::bit_cast<std::uint64_t>(words[7])};
+  for (std::size_t i = 0; i < kScalars.size(); ++i)
+    record.scalars.*kScalars[i] = std::bit_cast<float>(static_cast<std::int32_t>(scalars[i]));
+  return record;
 }
 
 CommitRecord decide(const CommitVote& total, Version version, std::int64_t updates_before,

@@ -2,6 +2,7 @@
 // all that the update depends on; whoever holds it can apply the step from the log.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -24,6 +25,8 @@ struct CommitVote {
   std::int64_t tokens = 0;
   std::int64_t micro_batches = 0;  // computed by this rank for this step
   std::int64_t blocks_logged = 0;  // blocks whose mean gradient this rank holds as owner
+  std::int64_t copies_logged = 0;  // ... and as a backup that follows
+  std::int64_t copy_digest = 0;    // copy_digest.h: 0 in the sum unless a copy is not its owner's
   ExactSum loss;                   // sum of token losses
   ExactSum gradient_squares;       // over owned blocks of the mean gradient
 
@@ -46,6 +49,11 @@ struct CommitRecord {
   bool skip = false;         // a non-finite step: data advance, state does not
   std::uint64_t sample_hash = 0;
   kernels::AdamWScalars scalars;  // weight_decay is the matrices' value; vectors use 0
+
+  /// All of it, bit for bit: records travel in inventories.
+  static constexpr std::size_t kWords = 16;
+  std::vector<std::int64_t> words() const;
+  static CommitRecord from_words(std::span<const std::int64_t> words);
 };
 
 /// Pure. `updates_before` is t before this step. Loss and norm of a skipped step may be non-finite.

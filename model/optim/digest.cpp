@@ -17,7 +17,7 @@ constexpr std::int64_t kKinds = 3;
 constexpr std::size_t kBatch = std::size_t{1} << 16;
 
 std::array<std::span<const float>, kKinds> state_of(zero::Shard& shard,
-                                                    const zero::OwnedBlock& owned) {
+                                                    const zero::HeldBlock& owned) {
   return {shard.master(owned), shard.moment1(owned), shard.moment2(owned)};
 }
 
@@ -98,7 +98,7 @@ DigestSums whole_sums(Batch& batch, const CanonicalBlocks& canonical,
     sum += mix64(inner ^ key);
     ++count;
   };
-  for (const zero::OwnedBlock& owned : shard.owned()) {
+  for (const zero::HeldBlock& owned : shard.owned()) {
     const layout::Block& block = blocks.block(owned.block);
     const std::int32_t tensor = inventory.part(block.part).tensor;
     const auto state = state_of(shard, owned);
@@ -118,7 +118,7 @@ DigestSums sliced_sums(Batch& batch, const CanonicalBlocks& canonical,
   const auto take = [&](std::size_t number, std::uint64_t, std::uint64_t inner) {
     sums[number] = as_word(static_cast<std::uint64_t>(sums[number]) + inner);
   };
-  for (const zero::OwnedBlock& owned : shard.owned()) {
+  for (const zero::HeldBlock& owned : shard.owned()) {
     const layout::Block& block = blocks.block(owned.block);
     const spec::PartSpec& part = inventory.part(block.part);
     const auto state = state_of(shard, owned);

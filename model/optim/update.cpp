@@ -14,7 +14,7 @@ void log_gradients(kernels::Ops& ops, device::Stream& stream, const layout::Bloc
       (exact ? std::ldexp(1.0, -kernels::kFractionBits) : 1.0) / static_cast<double>(micro_batches);
   std::vector<kernels::MeanGradient> means;
   std::vector<std::span<const float>> logs;
-  for (const zero::OwnedBlock& owned : shard.owned()) {
+  for (const zero::HeldBlock& owned : shard.owned()) {
     const layout::Block& block = blocks.block(owned.block);
     const std::span<std::byte> bytes = sums.bytes(block);
     const auto elems = static_cast<std::size_t>(block.elems);
@@ -39,25 +39,31 @@ void log_gradients(kernels::Ops& ops, device::Stream& stream, const layout::Bloc
 }
 
 void apply(kernels::Ops& ops, device::Stream& stream, const spec::Inventory& inventory,
-           const layout::BlockTable& blocks, zero::Shard& shard, const CommitRecord& record,
+           const layout::BlockTable& blocks, zero::Shard& shard,
+           std::span<const zero::HeldBlock> following, const CommitRecord& record,
            zero::TensorStore& working) {
   shard.version = record.version;
   if (record.skip) return;
   std::vector<kernels::AdamW> updates;
-  updates.reserve(shard.owned().size());
-  for (const zero::OwnedBlock& owned : shard.owned()) {
-    const layout::Block& block = blocks.block(owned.block);
-    const spec::TensorSpec& tensor = inventory.tensor(inventory.part(block.part).tensor);
-    kernels::AdamW update{.master = shard.master(owned),
-                          .moment1 = shard.moment1(owned),
-                          .moment2 = shard.moment2(owned),
-                          .grad = shard.log(owned),
+  updates.reserve(shard.owned().size() + following.size());
+  const auto add = [&](const zero::HeldBlock& held, std::byte* stored, DType storage) {
+    const layout::Block& block = blocks.block(held.block);
+    kernels::AdamW update{.master = shard.master(held),
+                          .moment1 = shard.moment1(held),
+                          .moment2 = shard.moment2(held),
+                          .grad = shard.log(held),
                           .scalars = record.scalars,
-                          .working = working.bytes(block).data(),
-                          .working_dtype = tensor.storage};
-    if (!tensor.decay) update.scalars.weight_decay = 0;
+                          .working = stored,
+                          .working_dtype = storage};
+    if (!inventory.tensor(inventory.part(block.part).tensor).decay) update.scalars.weight_decay = 0;
     updates.push_back(update);
+  };
+  for (const zero::HeldBlock& owned : shard.owned()) {
+    const layout::Block& block = blocks.block(owned.block);
+    add(owned, working.bytes(block).data(),
+        inventory.tensor(inventory.part(block.part).tensor).storage);
   }
+  for (const zero::HeldBlock& backup : following) add(backup, nullptr, DType::f32);
   ops.adamw(stream, updates);
 }
 

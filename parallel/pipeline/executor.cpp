@@ -96,6 +96,7 @@ Result<void> Executor::execute(const Instruction& instruction) {
   } else if (made != kNone) {
     release(made);  // the gradient of the embedding's input, which nobody needs
   }
+  if (forward && !evaluate_) parts_.world.probe(Point::after_forward);
   if (needs_gradient(action.op)) mine.gradient = kNone;
   if (instruction.last_use) {
     release(mine.input);

@@ -1,9 +1,11 @@
-// What one rank owns of the optimizer state (interleaved ZeRO-1): the blocks the plan deals to it,
-// layer by layer. Master weights, both moments, and the log of mean gradients, f32, contiguous for
-// each block.
+// State that one rank holds of the model's blocks: master weights, both moments, and the log of
+// mean gradients, f32. Owned blocks feed the gather; backups follow the log of another's
+// (interleaved ZeRO-1 with copies). Roles come from a plan; memory follows blocks, so a promotion
+// copies nothing.
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <span>
 #include <vector>
 
@@ -13,37 +15,86 @@
 
 namespace elaswave::zero {
 
-struct OwnedBlock {
+/// A block in this rank's memory. A value: names the same block until the shard drops it.
+struct HeldBlock {
   std::int64_t block = 0;   // index in the block table
-  std::int64_t offset = 0;  // of its first element in this shard
+  std::int32_t slab = 0;    // internal: where in the shard
+  std::int64_t offset = 0;  // internal, elements
+};
+
+/// A block that several ranks hold: how often its hash counts where copies are compared, as many
+/// times as there are copies at its owner, -1 at each copy (model/optim/copy_digest.h).
+struct SharedBlock {
+  HeldBlock held;
+  std::int64_t weight = 0;
 };
 
 class Shard {
  public:
+  /// Allocates what the plan gives this rank. Owned blocks count as whole (init or a checkpoint
+  /// fills them before anything reads them), and so do backups. `blocks` must outlive the shard.
   Shard(const layout::BlockTable& blocks, const layout::Plan& plan, std::int32_t world_rank);
 
-  std::span<const OwnedBlock> owned() const { return owned_; }
-  std::span<const OwnedBlock> of_layer(std::int32_t layer) const;
-  std::int64_t elems() const { return elems_; }
-  std::int64_t size_bytes() const;
+  /// Takes the roles of another plan. Blocks held stay where they are; missing ones are allocated
+  /// and are not whole; those without a role are kept until drop_unused(), because whoever needs
+  /// the old layout again finds them here.
+  void adopt(const layout::Plan& plan);
+  /// Frees blocks without a role. Called when the first step under the new plan is committed.
+  void drop_unused();
 
-  std::span<float> master(const OwnedBlock& owned) { return range(master_, owned); }
-  std::span<float> moment1(const OwnedBlock& owned) { return range(moment1_, owned); }
-  std::span<float> moment2(const OwnedBlock& owned) { return range(moment2_, owned); }
+  /// By block, ascending. Valid until adopt() or drop_unused().
+  std::span<const HeldBlock> owned() const { return owned_; }
+  std::span<const HeldBlock> backups() const { return backups_; }
+  std::span<const HeldBlock> unused() const { return unused_; }
+  std::span<const HeldBlock> of_layer(std::int32_t layer) const;  // owned ones
+
+  /// Null when this rank has no memory for the block, in whatever role. Valid as the spans are.
+  const HeldBlock* find(std::int64_t block) const;
+  /// True when the state of a block is all there, at `version`.
+  bool whole(std::int64_t block) const;
+  /// REQUIRES: the block is held.
+  void set_whole(std::int64_t block, bool whole);
+
+  std::int64_t owned_elems() const;
+  std::int64_t owned_bytes() const;  // memory of owned blocks, with their padding
+  std::int64_t size_bytes() const;   // all memory, unused included
+
+  std::span<float> master(const HeldBlock& held) { return range(held, 0); }
+  std::span<float> moment1(const HeldBlock& held) { return range(held, 1); }
+  std::span<float> moment2(const HeldBlock& held) { return range(held, 2); }
   /// Mean gradient of the step under way: the log that the update is applied from.
-  std::span<float> log(const OwnedBlock& owned) { return range(log_, owned); }
+  std::span<float> log(const HeldBlock& held) { return range(held, 3); }
 
-  /// The version the state stands at.
+  /// The version that all whole blocks stand at.
   Version version;
 
  private:
-  std::span<float> range(device::Buffer& buffer, const OwnedBlock& owned);
+  /// One allocation. It goes back to the system when none of its blocks is held any more.
+  struct Slab {
+    device::Buffer memory;
+    std::int64_t held = 0;  // blocks
+  };
+  struct Slot {
+    std::int32_t slab = 0;
+    std::int64_t offset = 0;  // elements
+  };
+
+  void take_roles(const layout::Plan& plan);
+  void allocate(std::span<const std::int64_t> missing);
+  std::int32_t add_slab(std::int64_t elems);
+  std::size_t position(std::int64_t block) const;
+  /// Elements of one of the four ranges of a block, from line to line.
+  std::int64_t stride(std::int64_t block) const;
+  std::span<float> range(const HeldBlock& held, std::int64_t kind);
 
   const layout::BlockTable* blocks_;
-  std::vector<OwnedBlock> owned_;
-  std::vector<std::size_t> layer_begin_;
-  std::int64_t elems_ = 0;
-  device::Buffer master_, moment1_, moment2_, log_;
+  std::int32_t world_rank_;
+  std::vector<HeldBlock> held_;  // by block, whatever the role
+  std::vector<char> whole_;      // as held_
+  std::vector<HeldBlock> owned_, backups_, unused_;
+  std::vector<std::size_t> layer_begin_;            // in owned_
+  std::vector<Slab> slabs_;                         // those given back are empty
+  std::map<std::int64_t, std::vector<Slot>> free_;  // by elements of the slot, last freed last
 };
 
 }  // namespace elaswave::zero

@@ -379,10 +379,11 @@ def case_layout_changes(bench):
 
 
 def case_hang(bench):
-    """A rank stopped for good is named by the others, with step and action, within the deadline; exit code 6."""
+    """Without agents a rank stopped for good is named by the others, with step and action, within the deadline; exit code 6."""
     bench.prepare()
     timeout_s = 4
-    arguments = bench.train_arguments("hang", "--device.threads=1", "--parallel.pp=2", "--train.global_batch=100", steps=5000)
+    arguments = bench.train_arguments("hang", "--device.threads=1", "--parallel.pp=2", "--train.global_batch=100",
+                                      "--elastic.enabled=false", steps=5000)
     arguments[arguments.index("--comm.timeout_ms=60000")] = f"--comm.timeout_ms={timeout_s * 1000}"
     with bench.start(["launch", "-n", "4", "--", *arguments]) as process:
         bench.wait_for_step("hang", process)

@@ -72,7 +72,7 @@ class RankRun {
       EW_TRY(reducer_.finish());
       check_sums(step);
       EW_TRY(gatherer_.begin_apply());
-      for (const OwnedBlock& owned : shard_.owned()) set_working(owned.block, step);
+      for (const HeldBlock& owned : shard_.owned()) set_working(owned.block, step);
       gatherer_.start({Step{step}, Generation{}});
       EW_TRY(check_weights(step));
     }
@@ -136,7 +136,7 @@ class RankRun {
 
   void check_sums(std::int64_t step) {
     const Oracle<T>& oracle = oracles_[static_cast<std::size_t>(step - 1)];
-    for (const OwnedBlock& owned : shard_.owned()) {
+    for (const HeldBlock& owned : shard_.owned()) {
       const layout::Block& block = made_.blocks.block(owned.block);
       const auto& by_rank = oracle.parts[static_cast<std::size_t>(block.part)];
       // Own first, then the others in their order: what fast mode promises.

@@ -5,6 +5,7 @@
 #include <cstdio>
 
 #include "app/layout.h"
+#include "tests/support/random_copies.h"
 #include "tests/support/training.h"
 
 namespace elaswave::test {
@@ -27,13 +28,12 @@ class MemoryTest : public testing::Test {
     device::CpuStream stream(1);
     const auto tokens =
         data::TokenSet::open(config_.data.train, data::TokenFormat::nanogpt).value();
-    const auto trainer =
-        app::Trainer::create(
-            spec, {.world = world, .ops = *ops, .stream = stream, .train = tokens, .plan = &plan})
-            .value();
+    auto made = app::Trainer::create(
+        spec, {.world = world, .ops = *ops, .stream = stream, .train = tokens, .plan = &plan});
+    ASSERT_TRUE(made.has_value()) << made.error().text();
+    const std::unique_ptr<app::Trainer> trainer = *std::move(made);
     const spec::MemoryTable real = trainer->memory();
-    const layout::Place place = layout::place_of(plan, world.world_rank());
-    const spec::MemoryTable planned = app::memory_at(spec, plan, place);
+    const spec::MemoryTable planned = app::memory_at(spec, plan, world.world_rank());
     for (std::size_t index = 0; index < spec::kMemoryTerms; ++index) {
       const auto term = static_cast<spec::MemoryTerm>(index);
       if (real[term] == 0) continue;
@@ -45,7 +45,18 @@ class MemoryTest : public testing::Test {
     if (real[spec::MemoryTerm::exchange] == 0) {
       EXPECT_EQ(planned[spec::MemoryTerm::exchange], 0) << "rank " << world.world_rank();
     }
+    if (real[spec::MemoryTerm::backups] == 0) {
+      EXPECT_EQ(planned[spec::MemoryTerm::backups], 0) << "rank " << world.world_rank();
+    } else {
+      ++with_copies_;
+    }
     ++ranks_;
+  }
+
+  /// None, one or two of each block, anywhere.
+  void add_copies(const app::RunSpec& spec, layout::Plan& plan) {
+    const spec::Inventory inventory(spec.model, spec.storage, plan.tensor_degree);
+    deal_copies(dice_, inventory.blocks(), layouts_ % 3, plan);
   }
 
   /// Nothing for a layout that is not legal.
@@ -53,15 +64,18 @@ class MemoryTest : public testing::Test {
     const app::RunSpec spec = app::resolve(config_).value();
     const auto made = app::healthy_plan(spec, ranks, Generation{0});
     if (!made) return;
-    const auto report = comm::simulate(
-        {.ranks = ranks}, [&](comm::World& world) { check_rank(spec, made->plan, world); });
+    layout::Plan plan = made->plan;
+    add_copies(spec, plan);
+    const auto report = comm::simulate({.ranks = ranks},
+                                       [&](comm::World& world) { check_rank(spec, plan, world); });
     ASSERT_TRUE(report.has_value()) << report.error().text();
     ++layouts_;
   }
 
+  Dice dice_{1};
   TemporaryFolder folder_;
   app::Config config_;
-  int layouts_ = 0, ranks_ = 0, terms_ = 0;
+  int layouts_ = 0, ranks_ = 0, terms_ = 0, with_copies_ = 0;
 };
 
 TEST_F(MemoryTest, PlannedIsAllocatedOnEveryRank) {
@@ -84,7 +98,9 @@ TEST_F(MemoryTest, PlannedIsAllocatedOnEveryRank) {
               check_layout(static_cast<int>((stages + extra) * tensor));
               if (HasFailure()) return;
             }
-  std::printf("campaign: %d layouts, %d ranks, %d terms compared\n", layouts_, ranks_, terms_);
+  std::printf("campaign: %d layouts, %d ranks (%d with copies), %d terms compared\n", layouts_,
+              ranks_, with_copies_, terms_);
+  EXPECT_GE(with_copies_, 300);
   EXPECT_GE(layouts_, 300);
 }
 

@@ -22,7 +22,7 @@
 #include "parallel/comm/simulation.h"
 #include "parallel/zero/exchange.h"
 #include "tests/support/fake_file_system.h"
-#include "tests/support/plans.h"
+#include "tests/support/random_copies.h"
 #include "tests/support/temp_dir.h"
 
 namespace elaswave::app {
@@ -53,19 +53,20 @@ class World {
       : inventory_(kModel, DType::bf16, tensor_degree), blocks_(inventory_.blocks()) {
     Dice dice(seed);
     plan_ = test::random_plan(dice, blocks_, tensor_degree, {});
+    test::add_copies(dice, blocks_, static_cast<std::int32_t>(dice.below(3)), plan_);
     EXPECT_EQ(layout::find_fault(plan_, blocks_, size()), "") << "seed " << seed;
     for (std::int32_t rank = 0; rank < size(); ++rank)
       shards_.push_back(std::make_unique<zero::Shard>(blocks_, plan_, rank));
   }
 
-  std::int32_t size() const { return test::world_size(plan_); }
+  std::int32_t size() const { return test::ranks_of(plan_); }
   const spec::Inventory& inventory() const { return inventory_; }
   const layout::BlockTable& blocks() const { return blocks_; }
   const layout::Plan& plan() const { return plan_; }
   zero::Shard& shard(std::int32_t rank) { return *shards_[static_cast<std::size_t>(rank)]; }
 
   static std::array<std::span<float>, kKinds> state(zero::Shard& shard,
-                                                    const zero::OwnedBlock& owned) {
+                                                    const zero::HeldBlock& owned) {
     return {shard.master(owned), shard.moment1(owned), shard.moment2(owned)};
   }
 
@@ -74,7 +75,7 @@ class World {
   template <typename Visit>
   void visit(Visit visit) {
     for (const auto& shard : shards_)
-      for (const zero::OwnedBlock& owned : shard->owned()) {
+      for (const zero::HeldBlock& owned : shard->owned()) {
         const layout::Block& block = blocks_.block(owned.block);
         const spec::PartSpec& part = inventory_.part(block.part);
         const auto values = state(*shard, owned);
@@ -89,6 +90,20 @@ class World {
       value = value_of(kind, tensor, element);
     });
   }
+  /// Blocks kept as copies that are not what their owner holds.
+  std::int64_t wrong_copies() {
+    std::int64_t wrong = 0;
+    for (const auto& shard : shards_)
+      for (const zero::HeldBlock& held : shard->backups()) {
+        zero::Shard& owner = this->shard(plan_.owner_rank(blocks_, held.block));
+        const auto copy = state(*shard, held), original = state(owner, *owner.find(held.block));
+        for (std::size_t kind = 0; kind < kKinds; ++kind)
+          wrong += std::equal(copy[kind].begin(), copy[kind].end(), original[kind].begin()) ? 0 : 1;
+        ++copies_;
+      }
+    return wrong;
+  }
+  std::int64_t copies() const { return copies_; }
   /// Elements that are not as fill() left them; all when some are missing.
   std::int64_t wrong() {
     std::int64_t wrong = 0, seen = 0;
@@ -151,6 +166,7 @@ class World {
   layout::BlockTable blocks_;
   layout::Plan plan_;
   std::vector<std::unique_ptr<zero::Shard>> shards_;
+  std::int64_t copies_ = 0;  // compared
 };
 
 class SlicedState : public ::testing::Test {
@@ -168,7 +184,7 @@ TEST_F(SlicedState, InitialValuesAreThoseOfTheWholeTensors) {
     expected.emplace_back(static_cast<std::size_t>(tensor.elems()));
     gpt::initial_values(tensor, kModel.layers, kSeed, 0, expected.back());
   }
-  std::int64_t compared = 0;
+  std::int64_t compared = 0, copies = 0;
   for (const std::int32_t degree : kDegrees)
     for (std::uint64_t seed = 1; seed <= 4; ++seed) {
       World world(degree, seed);
@@ -177,7 +193,7 @@ TEST_F(SlicedState, InitialValuesAreThoseOfTheWholeTensors) {
         zero::TensorStore working(world.blocks(), gpt::working_bytes(world.inventory(), held));
         gpt::initialize(stream_, world.inventory(), world.blocks(), kSeed, world.shard(rank),
                         working);
-        for (const zero::OwnedBlock& owned : world.shard(rank).owned()) {
+        for (const zero::HeldBlock& owned : world.shard(rank).owned()) {
           const layout::Block& block = world.blocks().block(owned.block);
           const std::int32_t tensor = world.inventory().part(block.part).tensor;
           if (world.inventory().tensor(tensor).storage != DType::bf16) continue;
@@ -198,8 +214,11 @@ TEST_F(SlicedState, InitialValuesAreThoseOfTheWholeTensors) {
             << "degree " << degree << " tensor " << tensor << " element " << element;
         ++compared;
       });
+      ASSERT_EQ(world.wrong_copies(), 0) << "degree " << degree << " seed " << seed;
+      copies += world.copies();
     }
   EXPECT_EQ(compared, 12 * 3 * whole.total_elems());
+  EXPECT_GT(copies, 100);
 }
 
 TEST_F(SlicedState, InitialValuesFromAnyElementOn) {
@@ -273,7 +292,7 @@ TEST_F(SlicedState, CheckpointsLoadOnAnyLayout) {
           runs += piece.runs.size();
         }
     }
-  std::int64_t loads = 0;
+  std::int64_t loads = 0, copies = 0;
   for (const std::int32_t degree : kDegrees)
     for (std::uint64_t seed = 1; seed <= 2; ++seed)
       for (const std::string& path : paths) {
@@ -281,10 +300,14 @@ TEST_F(SlicedState, CheckpointsLoadOnAnyLayout) {
         const auto loaded = world.load(files, path);
         ASSERT_TRUE(loaded) << loaded.error().text();
         ASSERT_EQ(world.wrong(), 0) << path << " on degree " << degree << " seed " << seed;
+        ASSERT_EQ(world.wrong_copies(), 0) << path << " on degree " << degree << " seed " << seed;
+        copies += world.copies();
         ++loads;
       }
-  std::printf("campaign: %zu checkpoints (%zu pieces, %zu runs), %lld loads\n", paths.size(),
-              pieces, runs, static_cast<long long>(loads));
+  std::printf("campaign: %zu checkpoints (%zu pieces, %zu runs), %lld loads, %lld copies\n",
+              paths.size(), pieces, runs, static_cast<long long>(loads),
+              static_cast<long long>(copies));
+  EXPECT_GT(copies, 100);
 }
 
 TEST(ShardRuns, RowsCutByBlockBordersAreWholeAgain) {

@@ -248,6 +248,25 @@ TEST_F(ElementwiseTest, adamw_stores_working_f32) {
   EXPECT_EQ(working, w);
 }
 
+// A backup's block: nobody computes with it.
+TEST_F(ElementwiseTest, adamw_without_working_weights_updates_the_same) {
+  const AdamWScalars scalars = {1e-3f, 0.9f, 0.95f, 1e-8f, 0.1f, 1, 1, 1};
+  const auto w0 = random_floats(1003, 1), m0 = random_floats(1003, 2), g = random_floats(1003, 3);
+  auto w = w0, m = m0, v = std::vector<float>(1003, 1.0f), w2 = w0, m2 = m0, v2 = v;
+  std::vector<std::uint16_t> working(1003);
+  device::CpuStream stream(1);
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    const AdamW blocks[] = {
+        {w, m, v, g, scalars, reinterpret_cast<std::byte*>(working.data()), DType::bf16},
+        {w2, m2, v2, g, scalars, nullptr, dtype}};
+    ops().adamw(stream, blocks);
+    EXPECT_NE(w, w0);
+    EXPECT_EQ(w, w2);
+    EXPECT_EQ(m, m2);
+    EXPECT_EQ(v, v2);
+  }
+}
+
 TEST_F(ElementwiseTest, mean_rounds_once) {
   std::vector<std::int64_t> sums;
   for (std::uint64_t i = 0; i < 1000; ++i)  // every magnitude, both signs

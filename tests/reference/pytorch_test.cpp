@@ -76,14 +76,14 @@ class Rig {
         .clip = recipe_.clip};
     const optim::CommitRecord record =
         optim::decide(vote_, {Step{step}, Generation{0}}, step - 1, 0, adamw);
-    optim::apply(*ops_, stream_, inventory_, blocks_, shard_, record, working_);
+    optim::apply(*ops_, stream_, inventory_, blocks_, shard_, {}, record, working_);
     return record;
   }
 
   /// Mean gradient of one tensor.
   std::vector<double> gradient(const std::string& name) {
     std::vector<double> values;
-    for (const zero::OwnedBlock& owned : shard_.owned()) {
+    for (const zero::HeldBlock& owned : shard_.owned()) {
       if (inventory_.tensor(blocks_.block(owned.block).part).name != name) continue;
       const std::span<float> log = shard_.log(owned);
       values.insert(values.end(), log.begin(), log.end());
@@ -113,7 +113,7 @@ class Rig {
 
  private:
   void load(const ReferenceData& data) {
-    for (const zero::OwnedBlock& owned : shard_.owned()) {
+    for (const zero::HeldBlock& owned : shard_.owned()) {
       const layout::Block& block = blocks_.block(owned.block);
       const spec::TensorSpec& tensor = inventory_.tensor(block.part);
       const auto weight =

@@ -95,7 +95,9 @@ app::CheckpointSetup checkpoint_setup(const app::Config& config, FileSystem& fil
 
 Result<RankRun> train_rank(const app::Config& config, const RankOptions& options,
                            comm::World& world) {
-  EW_ASSIGN(const app::RunSpec spec, app::resolve(config));
+  EW_ASSIGN(app::RunSpec spec, app::resolve(config));
+  spec.elastic.domains = options.domains;
+  spec.elastic.fill_elems = options.fill_elems;
   EW_ASSIGN(const std::unique_ptr<kernels::Ops> ops, kernels::make_cpu_ops(options.isa));
   device::CpuStream stream(options.threads);
   EW_ASSIGN(const data::TokenSet tokens,
@@ -115,7 +117,8 @@ Result<RankRun> train_rank(const app::Config& config, const RankOptions& options
                                         .val = val ? &*val : nullptr,
                                         .stop = options.stop,
                                         .checkpoint = checkpoint ? &*checkpoint : nullptr,
-                                        .plan = options.plan}));
+                                        .plan = options.plan,
+                                        .board = options.board}));
   std::optional<Error> failure;
   if (checkpoint && world.world_rank() == 0)
     if (auto prepared = app::prepare_checkpoints(*options.files, kCheckpoints, app::Start::resume,
@@ -132,8 +135,8 @@ Result<RankRun> train_rank(const app::Config& config, const RankOptions& options
   RankRun run;
   if (restored) run.resumed = restored->manifest.step;
   Recorder recorder(run.steps);
-  EW_ASSIGN(run.summary, trainer->run(recorder));
-  if (options.close) EW_TRY(world.close(Deadline::after(world.clock(), spec.timeout)));
+  EW_ASSIGN(run.summary, trainer->run(options.observer != nullptr ? *options.observer : recorder,
+                                      {.close_world = options.close}));
   return run;
 }
 

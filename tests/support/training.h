@@ -68,9 +68,13 @@ struct RankOptions {
   kernels::Isa isa = kernels::Isa::automatic;
   FileSystem* files = nullptr;  // for checkpoints; null: none
   checkpoint::Beside beside = checkpoint::Beside::caller;
-  const layout::Plan* plan = nullptr;  // null: the healthy one
-  bool (*stop)() = nullptr;            // as TrainerParts'
-  bool close = true;                   // the world, after the run
+  const layout::Plan* plan = nullptr;     // null: the healthy one
+  bool (*stop)() = nullptr;               // as TrainerParts'
+  bool close = true;                      // the world, after the run
+  member::ViewBoard* board = nullptr;     // where the rank's agent posts views; null: none
+  app::StepObserver* observer = nullptr;  // null: steps are recorded in the result
+  plan::Domains domains;
+  std::int64_t fill_elems = 0;
 };
 Result<RankRun> train_rank(const app::Config& config, const RankOptions& options,
                            comm::World& world);

@@ -66,6 +66,15 @@ TEST(LaunchPlan, OpenMpi4) {
   EXPECT_TRUE(plan.variables.empty());
 }
 
+TEST(LaunchPlan, NotesOfMpirunGoToTheirFileAndThoseOfRanksToStderr) {
+  LaunchWish wish = a_wish();
+  wish.notes = 17;
+  const LaunchPlan plan = plan_launch({4, 1, 4}, wish);
+  EXPECT_THAT(plan.variables,
+              ElementsAre(std::pair<std::string, std::string>("PMIX_OUTPUT_STDERR_FD", "17")));
+  EXPECT_THAT(plan.arguments, Contains("PMIX_OUTPUT_STDERR_FD=2"));
+}
+
 TEST(LaunchPlan, OpenMpi5) {
   LaunchWish wish = a_wish();
   wish.user = User::root;

@@ -57,11 +57,15 @@ TEST(Commit, VoteSurvivesTheWire) {
   vote.data_failures = 2;
   vote.stop_requests = 3;
   vote.blocks_logged = 5;
+  vote.copies_logged = 6;
+  vote.copy_digest = -7;
   const CommitVote back = CommitVote::from_words(vote.words());
   EXPECT_EQ(back.words(), vote.words());
   EXPECT_EQ(back.loss.value(), 10);
   EXPECT_EQ(back.gradient_squares.value(), 9);
   EXPECT_EQ(back.stop_requests, 3);
+  EXPECT_EQ(back.copies_logged, 6);
+  EXPECT_EQ(back.copy_digest, -7);
 }
 
 TEST(Commit, ClipsOnTheGlobalNorm) {

@@ -31,13 +31,16 @@ std::vector<std::string> changes(const Config& before, const Config& now) {
 
 using Texts = std::vector<std::string>;
 
+/// Faults that were asked for belong to one start, not to the run.
 TEST(Resume, EveryKeyOfTheTableIsComparedOrStandsForAFact) {
   const checkpoint::Facts facts = effective(small_config());
   std::size_t left_out = 0;
   for (const Option& option : option_table()) {
     const bool there = std::any_of(facts.begin(), facts.end(),
                                    [&](const auto& fact) { return fact.first == option.key; });
-    left_out += there ? 0 : 1;
+    const bool chaos = option.key.starts_with("chaos.");
+    EXPECT_FALSE(chaos && there) << option.key;
+    left_out += there || chaos ? 0 : 1;
   }
   EXPECT_EQ(left_out, 8U);
 }

@@ -1,0 +1,168 @@
+#include "app/engine.h"
+
+#include <utility>
+
+#include "model/gpt/init.h"
+#include "model/optim/copy_digest.h"
+#include "model/optim/update.h"
+
+namespace elaswave::app {
+namespace {
+
+replica::Followers followers_of(EngineParts& parts) {
+  return {parts.blocks, parts.plan, std::move(parts.missing), parts.spec.elastic.fill_elems};
+}
+
+}  // namespace
+
+std::unique_ptr<Engine::Stores> Engine::make_stores(const EngineParts& parts, Engine* before) {
+  std::vector<bool> held = zero::held_parts(parts.plan, parts.blocks, parts.world.world_rank());
+  if (before != nullptr && before->stores_->held == held) return std::move(before->stores_);
+  if (before != nullptr) before->stores_.reset();  // both at once might not fit
+  zero::TensorStore working(parts.blocks, gpt::working_bytes(parts.inventory, held));
+  zero::GradSums sums(parts.blocks, parts.spec.sum_mode, held);
+  return std::make_unique<Stores>(Stores{std::move(held), std::move(working), std::move(sums)});
+}
+
+Engine::Engine(EngineParts parts, std::unique_ptr<Engine> before)
+    : parts_(std::move(parts)),
+      place_(layout::place_of(parts_.plan, parts_.world.world_rank())),
+      share_(std::ssize(layout::micro_batches_of(parts_.plan, place_))),
+      exchange_(parts_.blocks, parts_.plan, parts_.world.world_rank()),
+      stores_(make_stores(parts_, before.get())),
+      reducer_(parts_.world, exchange_, parts_.blocks, stores_->sums, parts_.spec.timeout),
+      gatherer_(parts_.world, exchange_, parts_.blocks, stores_->working, parts_.spec.timeout),
+      parameters_(parts_.inventory, stores_->working, place_.slice),
+      gradients_(parts_.inventory, stores_->sums, parts_.spec.micro_batches,
+                 parts_.spec.tokens_per_micro_batch(), place_.slice),
+      backups_(parts_.world, parts_.shard, followers_of(parts_), parts_.spec.timeout) {
+  before.reset();  // its activations make room for ours
+  runner_ = make_runner();
+}
+
+std::unique_ptr<StageRunner> Engine::make_runner() {
+  if (place_.stage < 0) return nullptr;
+  return std::make_unique<StageRunner>(RunnerParts{
+      .world = parts_.world,
+      .spec = parts_.spec,
+      .plan = parts_.plan,
+      .place = place_,
+      .inventory = parts_.inventory,
+      .ops = parts_.ops,
+      .stream = parts_.stream,
+      .parameters = parameters_,
+      .gradients = gradients_,
+      .ready = [this](std::int32_t layer) { return ready(layer); },
+      .sums_done = [this](std::int32_t layer, bool tied) { return reducer_.done(layer, tied); },
+      .between = [this] { return reducer_.progress(); },
+      .slow_factor = parts_.slow_factor});
+}
+
+void Engine::fill_working() {
+  for (const zero::HeldBlock& owned : parts_.shard.owned()) {
+    const layout::Block& block = parts_.blocks.block(owned.block);
+    const std::int32_t tensor = parts_.inventory.part(block.part).tensor;
+    gpt::store_working(parts_.shard.master(owned), parts_.inventory.tensor(tensor).storage,
+                       stores_->working.bytes(block));
+  }
+}
+
+void Engine::gather() {
+  gatherer_.start(parts_.shard.version);
+}
+
+Result<void> Engine::ready(std::int32_t layer) {
+  EW_TRY(gatherer_.wait(layer));
+  EW_CHECK(gatherer_.version(layer) == parts_.shard.version,
+           "layer {} has working weights of step {}, the state is at {}", layer,
+           raw(gatherer_.version(layer).step), raw(parts_.shard.version.step));
+  return {};
+}
+
+Result<Tally> Engine::compute(Step step, const StageRunner::Source& source,
+                              const StageRunner::Source& blank) {
+  EW_TRY(reducer_.begin_step());
+  stores_->sums.begin_step();
+  gradients_.clear_flags();
+  backups_.begin_step();
+  parts_.world.probe(Point::before_forward);
+  Tally tally;
+  if (runner_) {
+    EW_ASSIGN(tally, runner_->train(step, source, blank));
+  }
+  parts_.world.probe(Point::after_backward);
+  // A replica without a share still owes its peers its (empty) sums.
+  if (share_ == 0) EW_TRY(reducer_.done_rest());
+  return tally;
+}
+
+Result<Tally> Engine::evaluate(std::int64_t count, const StageRunner::Source& source,
+                               const StageRunner::Source& blank) {
+  if (!runner_) return Tally{};
+  return runner_->evaluate(parts_.shard.version.step, count, source, blank);
+}
+
+Result<void> Engine::reduce() {
+  return reducer_.finish();
+}
+
+Result<void> Engine::log(Step step, optim::CommitVote& vote) {
+  optim::log_gradients(parts_.ops, parts_.stream, parts_.blocks, parts_.shard, stores_->sums,
+                       parts_.spec.micro_batches, vote);
+  vote.copy_digest = optim::copy_digest(parts_.ops, parts_.stream, parts_.shard, backups_.shared(),
+                                        step, parts_.spec.elastic.scrub_steps);
+  EW_TRY(backups_.log());
+  vote.copies_logged += backups_.logged();
+  return {};
+}
+
+Result<void> Engine::before_apply() {
+  EW_TRY(gatherer_.begin_apply());
+  return backups_.before_apply();
+}
+
+void Engine::apply(const optim::CommitRecord& record) {
+  optim::apply(parts_.ops, parts_.stream, parts_.inventory, parts_.blocks, parts_.shard,
+               backups_.following(), record, stores_->working);
+  backups_.committed();
+  parts_.shard.drop_unused();
+}
+
+void Engine::roll_forward(const optim::CommitRecord& record) {
+  // A copy that was being filled in that step may have got its log and not its state.
+  std::vector<zero::HeldBlock> copies;
+  for (const zero::HeldBlock& held : parts_.shard.backups())
+    if (parts_.shard.whole(held.block)) copies.push_back(held);
+  optim::apply(parts_.ops, parts_.stream, parts_.inventory, parts_.blocks, parts_.shard, copies,
+               record, stores_->working);
+  parts_.shard.drop_unused();
+}
+
+Result<void> Engine::settle() {
+  EW_TRY(before_apply());
+  return reducer_.begin_step();
+}
+
+std::int64_t Engine::cost_ns() const {
+  return share_ > 0 ? time().actions / share_ : 0;
+}
+
+pipeline::RunTime Engine::time() const {
+  return runner_ ? runner_->time() : pipeline::RunTime{};
+}
+
+void Engine::add_memory(spec::MemoryTable& use) const {
+  using enum spec::MemoryTerm;
+  use[weights] += static_cast<double>(stores_->working.size_bytes());
+  use[sums] += static_cast<double>(stores_->sums.size_bytes());
+  use[exchange] += static_cast<double>(reducer_.buffer_bytes());
+  if (!runner_) return;
+  const gpt::ActivationBytes activations = runner_->activation_bytes();
+  use[stashes] += static_cast<double>(activations.stash);
+  use[head] += static_cast<double>(activations.keep);
+  use[weight_stashes] += static_cast<double>(activations.weight_stash);
+  use[scratch] += static_cast<double>(activations.scratch);
+  use[boundaries] += static_cast<double>(runner_->boundary_bytes());
+}
+
+}  // namespace elaswave::app

@@ -1,0 +1,238 @@
+// The step loop over failures, in the simulated world: whatever rank goes at whatever point, the
+// survivors go on, every step is told once, and every step's digest is that of the run that nobody
+// disturbed.
+#include <gtest/gtest.h>
+
+#include <cstdio>
+#include <cstdlib>
+
+#include "parallel/comm/wire_sim.h"
+#include "tests/support/elastic.h"
+
+namespace elaswave::test {
+namespace {
+
+class RecoveryTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    write_tokens(folder_.file("tokens.bin"), 4000, 37);
+    config_ = tiny_config(folder_.file("tokens.bin"));
+    config_.train.steps = 4;
+    config_.train.global_batch = 16;
+  }
+
+  /// The run that all others are held to.
+  std::vector<app::StepReport> undisturbed() {
+    return train_simulated(config_, {.ranks = 1}).steps;
+  }
+
+  /// Empty when the run is as it should be.
+  static std::string fault_of(const ElasticRun& run,
+                              const std::vector<app::StepReport>& reference) {
+    if (!run.failure.empty()) return run.failure;
+    bool finished = false;
+    for (std::size_t rank = 0; rank < run.errors.size(); ++rank) {
+      finished = finished || run.summaries[rank];
+      if (!run.killed[rank] && run.errors[rank])
+        return fmt::format("rank {}: {}", rank, run.errors[rank]->text());
+      if (!run.killed[rank] && !run.summaries[rank])
+        return fmt::format("rank {} never ended", rank);
+      if (run.summaries[rank] && run.summaries[rank]->digest != *reference.back().digest)
+        return fmt::format("rank {} ends with another digest", rank);
+    }
+    if (!finished) return "nobody finished";
+    if (run.steps.size() != reference.size())
+      return fmt::format("{} steps written, {} trained", run.steps.size(), reference.size());
+    for (std::size_t i = 0; i < reference.size(); ++i) {
+      const app::StepReport& mine = run.steps[i];
+      if (mine.record.version.step != reference[i].record.version.step)
+        return fmt::format("step {} written in place of step {}", raw(mine.record.version.step),
+                           raw(reference[i].record.version.step));
+      if (mine.digest != reference[i].digest || mine.record.loss != reference[i].record.loss ||
+          mine.record.sample_hash != reference[i].record.sample_hash ||
+          mine.tokens != reference[i].tokens)
+        return fmt::format("step {} differs", raw(mine.record.version.step));
+    }
+    return {};
+  }
+
+  TemporaryFolder folder_;
+  app::Config config_;
+};
+
+TEST_F(RecoveryTest, AHealthyRunIsWhatItWas) {
+  const auto reference = undisturbed();
+  for (const std::int64_t stages : {1, 2, 4}) {
+    config_.parallel.pp = stages;
+    const ElasticRun run = train_elastic(config_, {.ranks = 8});
+    EXPECT_EQ(fault_of(run, reference), "") << stages << " stages";
+    EXPECT_TRUE(run.recoveries.empty());
+  }
+}
+
+TEST_F(RecoveryTest, AnyRankAtAnyPoint) {
+  const auto reference = undisturbed();
+  const char* longer = std::getenv("ELASWAVE_LONG");
+  std::int64_t runs = 0, recovered = 0;
+  for (const std::int64_t stages : {1, 2}) {
+    config_.parallel.pp = stages;
+    const HitTable hits = count_hits(config_, {.ranks = 4});
+    for (int rank = 0; rank < 4; ++rank)
+      for (const auto& [point, count] : hits[static_cast<std::size_t>(rank)]) {
+        // The first, one in the middle and the last hit; all of them in the long run.
+        const std::int64_t stride = longer != nullptr ? 1 : std::max<std::int64_t>(1, count / 3);
+        for (std::int64_t hit = 1; hit <= count; hit += stride) {
+          const Fault fault{.rank = rank, .point = point, .hit = hit};
+          const ElasticRun run = train_elastic(config_, {.ranks = 4, .faults = {fault}});
+          ASSERT_EQ(fault_of(run, reference), "") << stages << " stages, " << text(fault);
+          ASSERT_EQ(run.fired, 1) << text(fault);
+          ++runs;
+          recovered += run.recoveries.empty() ? 0 : 1;
+        }
+      }
+  }
+  EXPECT_GT(recovered, runs * 3 / 4);  // the others died after the last step
+  std::printf("campaign: recovery: %ld first failures, %ld recoveries\n", static_cast<long>(runs),
+              static_cast<long>(recovered));
+}
+
+/// Two ranks one after the other, the second at any time from the first one's end on: also in the
+/// middle of the recovery, before copies are filled again. Then blocks may be gone for good, and
+/// all must say so; everything else is as if nothing had happened.
+TEST_F(RecoveryTest, TwoRanksAtAnyTwoPoints) {
+  const auto reference = undisturbed();
+  const char* wanted = std::getenv("ELASWAVE_SEED");
+  const std::uint64_t first = wanted != nullptr ? std::strtoull(wanted, nullptr, 10) : 1;
+  const std::uint64_t count = wanted != nullptr ? 1
+                              : std::getenv("ELASWAVE_COUNT")
+                                  ? std::strtoull(std::getenv("ELASWAVE_COUNT"), nullptr, 10)
+                                  : 500;
+  std::int64_t lost = 0, recoveries = 0;
+  struct Shape {
+    std::int64_t stages, tensor;
+    int ranks;
+  };
+  const Shape shapes[] = {{1, 1, 4}, {2, 1, 4}, {2, 1, 8}, {4, 1, 8}, {3, 1, 7}};
+  std::map<std::size_t, HitTable> tables;
+  for (std::uint64_t seed = first; seed < first + count; ++seed) {
+    comm::SimRandom random(seed);
+    const std::size_t which = random.below(std::size(shapes));
+    const Shape shape = shapes[which];
+    config_.parallel.pp = shape.stages;
+    if (!tables.contains(which)) tables[which] = count_hits(config_, {.ranks = shape.ranks});
+    const auto draw = [&] {
+      const auto rank = static_cast<int>(random.below(static_cast<std::uint64_t>(shape.ranks)));
+      const auto& hits = tables[which][static_cast<std::size_t>(rank)];
+      auto at = hits.begin();
+      std::advance(at, static_cast<std::ptrdiff_t>(random.below(hits.size())));
+      return Fault{.rank = rank,
+                   .point = at->first,
+                   .hit = 1 + static_cast<std::int64_t>(
+                                  random.below(static_cast<std::uint64_t>(at->second)))};
+    };
+    Fault one = draw(), other = draw();
+    if (random.below(2) == 0) {  // in the first one's recovery
+      const Point recovery[] = {Point::recover_begin,   Point::recover_inventory,
+                                Point::recover_planned, Point::recover_moved,
+                                Point::recover_gate,    Point::recover_done};
+      other.point = recovery[random.below(std::size(recovery))];
+      other.hit = 1;
+    }
+    const ElasticRun run =
+        train_elastic(config_, {.ranks = shape.ranks, .seed = seed, .faults = {one, other}});
+    const std::string fault = fault_of(run, reference);
+    if (fault.find("blocks lost") != std::string::npos && run.fired_exposed > 0) {
+      ++lost;
+      continue;
+    }
+    ASSERT_EQ(fault, "") << "seed " << seed << ": " << shape.stages << " stages, " << shape.ranks
+                         << " ranks, " << text(one) << ", " << text(other);
+    recoveries += std::ssize(run.recoveries);
+  }
+  std::printf("campaign: recovery: %llu second failures, %ld recoveries, %ld lost blocks\n",
+              static_cast<unsigned long long>(count), static_cast<long>(recoveries),
+              static_cast<long>(lost));
+}
+
+TEST_F(RecoveryTest, OneAfterTheOtherDownToOneReplica) {
+  config_.train.steps = 30;
+  const auto reference = undisturbed();
+  config_.parallel.tp = 2;
+  const auto sliced = train_simulated(config_, {.ranks = 2}).steps;
+  for (std::uint64_t seed = 1; seed <= 20; ++seed)
+    for (const std::int64_t tensor : {1, 2}) {
+      config_.parallel.tp = tensor;
+      config_.parallel.pp = 2;
+      comm::SimRandom random(seed);
+      std::vector<int> order = {0, 1, 2, 3, 4, 5, 6, 7};
+      for (std::size_t i = order.size() - 1; i > 0; --i)
+        std::swap(order[i], order[random.below(i + 1)]);
+      order.resize(static_cast<std::size_t>(8 - tensor));
+      ElasticOptions options{.ranks = 8, .seed = seed};
+      // Each dies in the fourth step after the one before it; the copies are whole by then.
+      const Point points[] = {Point::before_forward, Point::before_reduce, Point::after_log,
+                              Point::before_commit,  Point::during_apply,  Point::after_apply};
+      for (std::size_t i = 0; i < order.size(); ++i)
+        options.faults.push_back({.rank = order[i],
+                                  .point = points[random.below(std::size(points))],
+                                  .hit = static_cast<std::int64_t>(4 * (i + 1))});
+      const ElasticRun run = train_elastic(config_, options);
+      std::string who;
+      for (const Fault& fault : options.faults) who += text(fault) + "; ";
+      ASSERT_EQ(fault_of(run, tensor == 2 ? sliced : reference), "")
+          << "seed " << seed << ", tensor degree " << tensor << ": " << who;
+      EXPECT_EQ(run.fired, std::ssize(order));
+    }
+}
+
+TEST_F(RecoveryTest, AWholeDomain) {
+  const auto reference = undisturbed();
+  std::int64_t runs = 0;
+  for (const std::int64_t stages : {1, 2, 4}) {
+    config_.parallel.pp = stages;
+    const ElasticOptions healthy{.ranks = 8, .domains = {0, 0, 0, 0, 1, 1, 1, 1}};
+    const HitTable hits = count_hits(config_, healthy);
+    for (const int rank : {0, 4})
+      for (const auto& [point, count] : hits[static_cast<std::size_t>(rank)])
+        for (std::int64_t hit = 1; hit <= count; hit += std::max<std::int64_t>(1, count / 3)) {
+          ElasticOptions options = healthy;
+          options.faults = {
+              {.rank = rank, .point = point, .hit = hit, .also = {rank + 1, rank + 2, rank + 3}}};
+          const ElasticRun run = train_elastic(config_, options);
+          ASSERT_EQ(fault_of(run, reference), "")
+              << stages << " stages, " << text(options.faults.front());
+          ++runs;
+        }
+  }
+  std::printf("campaign: recovery: %ld whole domains\n", static_cast<long>(runs));
+}
+
+/// A stopped rank is voted out; woken up, it fences itself and disturbs nobody.
+TEST_F(RecoveryTest, StoppedAndWokenUp) {
+  config_.train.steps = 12;
+  const auto reference = undisturbed();
+  for (const int rank : {0, 1, 3}) {
+    ElasticOptions options{
+        .ranks = 4,
+        .faults = {
+            {.kind = Fault::Kind::stop, .rank = rank, .point = Point::before_reduce, .hit = 2}}};
+    comm::SimulationControl* control = nullptr;
+    options.control = [&](comm::SimulationControl& made) {
+      control = &made;
+      made.at(500 * kMillisecond, [&made, rank] { made.go_on(rank); });
+    };
+    const ElasticRun run = train_elastic(config_, options);
+    const auto index = static_cast<std::size_t>(rank);
+    ASSERT_EQ(run.fired, 1);
+    if (run.errors[index]) {
+      EXPECT_EQ(run.errors[index]->code, Code::excluded) << run.errors[index]->text();
+    }
+    ElasticRun others = run;
+    others.killed[index] = true;
+    EXPECT_EQ(fault_of(others, reference), "") << text(options.faults.front());
+    EXPECT_EQ(run.recoveries.size(), 1u);
+  }
+}
+
+}  // namespace
+}  // namespace elaswave::test

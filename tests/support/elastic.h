@@ -1,0 +1,63 @@
+// Training runs in the simulated world with agents and faults: what the campaigns are made of.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "elastic/member/agent_shell.h"
+#include "tests/support/training.h"
+
+namespace elaswave::test {
+
+/// Kills, stops or cuts at the `hit`-th time that `rank` passes `point` in the step it is about to
+/// commit (`step`: steps committed by it so far plus one; 0: in whatever step).
+struct Fault {
+  enum class Kind : std::uint8_t { kill, stop } kind = Kind::kill;
+  int rank = 0;
+  Point point = Point::step_begin;
+  std::int64_t hit = 1;   // counted over the whole run
+  Nanoseconds delay = 0;  // after the hit
+  std::vector<int> also;  // ranks that share its fate: a domain
+};
+std::string text(const Fault& fault);
+
+struct ElasticOptions {
+  int ranks = 8;
+  std::uint64_t seed = 1;
+  std::vector<Fault> faults;
+  plan::Domains domains;
+  bool claims = true;
+  std::int64_t fill_elems = 0;
+  std::int32_t copies = 1;
+  Nanoseconds silence = 50 * kMillisecond;
+  Nanoseconds patience = 500 * kMillisecond;
+  Nanoseconds latency_max = 50'000;
+  FileSystem* files = nullptr;
+  std::function<void(comm::SimulationControl&)> control;  // more faults; may be empty
+};
+
+struct ElasticRun {
+  std::vector<app::StepReport> steps;  // as the reporters wrote them, one after the other
+  std::vector<std::optional<app::RunSummary>> summaries;  // by rank; none: killed, fenced, failed
+  std::vector<std::optional<Error>> errors;
+  std::vector<bool> killed;
+  std::vector<recover::RecoveryReport> recoveries;  // of the reporters
+  std::int64_t redundancies = 0;                    // times that full redundancy came back
+  std::int64_t fired = 0;                           // faults
+  std::int64_t fired_exposed = 0;      // those that came before the copies were whole again
+  std::map<Point, std::int64_t> hits;  // by all ranks
+  comm::SimulationReport report;
+  std::string failure;  // of the simulation itself: deadlock, livelock, an exception
+};
+
+ElasticRun train_elastic(const app::Config& config, const ElasticOptions& options);
+
+/// Hits of each point by each rank in a run without faults: what there is to choose from.
+using HitTable = std::vector<std::map<Point, std::int64_t>>;
+HitTable count_hits(const app::Config& config, const ElasticOptions& options);
+
+}  // namespace elaswave::test
