@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "io/base/mutant.h"
 #include "model/gpt/init.h"
 #include "model/optim/copy_digest.h"
 #include "model/optim/update.h"
@@ -82,7 +83,7 @@ Result<void> Engine::ready(std::int32_t layer) {
 Result<Tally> Engine::compute(Step step, const StageRunner::Source& source,
                               const StageRunner::Source& blank) {
   EW_TRY(reducer_.begin_step());
-  stores_->sums.begin_step();
+  if (!mutant(Mutant::sums_not_cleared)) stores_->sums.begin_step();
   gradients_.clear_flags();
   backups_.begin_step();
   parts_.world.probe(Point::before_forward);
@@ -111,13 +112,14 @@ Result<void> Engine::log(Step step, optim::CommitVote& vote) {
                        parts_.spec.micro_batches, vote);
   vote.copy_digest = optim::copy_digest(parts_.ops, parts_.stream, parts_.shard, backups_.shared(),
                                         step, parts_.spec.elastic.scrub_steps);
-  EW_TRY(backups_.log());
+  if (!mutant(Mutant::commit_without_copies)) EW_TRY(backups_.log());
   vote.copies_logged += backups_.logged();
   return {};
 }
 
 Result<void> Engine::before_apply() {
   EW_TRY(gatherer_.begin_apply());
+  if (mutant(Mutant::commit_without_copies)) EW_TRY(backups_.log());
   return backups_.before_apply();
 }
 

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "io/base/mutant.h"
+
 namespace elaswave::app {
 namespace {
 
@@ -100,7 +102,11 @@ Result<Tally> StageRunner::run(const pipeline::Program& program, Step step, bool
 }
 
 Result<layers::MicroBatch> StageRunner::batch(std::int64_t micro_batch) {
+  if (mutant(Mutant::micro_batch_twice) && micro_batch == 1 && raw(parts_.world.generation()) > 0)
+    micro_batch = 0;
   auto read = (*source_)(micro_batch);
+  if (mutant(Mutant::random_by_rank) && read)
+    read->seed += static_cast<std::uint64_t>(parts_.world.world_rank());
   if (read) return read;
   if (!tally_.data_error) tally_.data_error = std::move(read).error();
   return (*blank_)(micro_batch);

@@ -14,6 +14,7 @@
 #include "elastic/recover/move.h"
 #include "io/base/hash.h"
 #include "io/base/log.h"
+#include "io/base/mutant.h"
 #include "parallel/layout/action.h"
 
 namespace elaswave::app {
@@ -89,6 +90,7 @@ recover::RankInventory Trainer::inventory_now() const {
 Result<void> Trainer::recover(StepObserver& observer) {
   comm::World& world = parts_.world;
   const Nanoseconds left = world.clock().now();
+  if (mutant(Mutant::fenced_rank_writes) && parts_.board->fenced()) EW_TRY(observer.on_step(last_));
   if (const auto why = parts_.board->fenced())
     return fail({.code = Code::excluded,
                  .what = "this rank is no member of the run any more",
@@ -139,8 +141,9 @@ Result<void> Trainer::recover(StepObserver& observer) {
     words.record_hash = static_cast<std::int64_t>(hash_bytes(std::as_bytes(std::span(record))));
   }
   world.probe(Point::recover_gate);
-  EW_TRY(recover::pass_gate(world, group_, words, blocks_.count(), deadline()));
-  engine_->gather();
+  if (!mutant(Mutant::gate_skipped))
+    EW_TRY(recover::pass_gate(world, group_, words, blocks_.count(), deadline()));
+  if (!mutant(Mutant::gather_skipped)) engine_->gather();
   world.probe(Point::recover_done);
   recovering_->lap(recover::Phase::gate, world.clock().now());
 

@@ -7,6 +7,7 @@
 #include "elastic/member/agent_quorum.h"
 #include "elastic/member/agent_state.h"
 #include "io/base/hash.h"
+#include "io/base/mutant.h"
 
 namespace elaswave::member {
 namespace {
@@ -172,7 +173,9 @@ void Agent::State::echo_wave(Ballot higher) {
 }
 
 void Agent::State::judge_wave() {
-  const Verdict verdict = judge(wave->votes, {members, mine->ended, options.claims, claim});
+  const Verdict verdict = mutant(Mutant::view_without_quorum)
+                              ? Verdict::yes
+                              : judge(wave->votes, {members, mine->ended, options.claims, claim});
   mine->claiming = verdict == Verdict::ask;
   if (verdict == Verdict::ask)
     emit(Claim{Generation{raw(view.generation) + 1}, encode_claim(wave->votes)});
@@ -186,7 +189,8 @@ void Agent::State::judge_wave() {
 
 void Agent::State::propose() {
   // Somebody may have decided what was accepted before: nothing else may be proposed.
-  mine->value = wave->best ? wave->best->value : members - given_up_on();
+  mine->value = wave->best && !mutant(Mutant::accepted_value_ignored) ? wave->best->value
+                                                                      : members - given_up_on();
   if (mine->value == members) {  // the doubts were answered, or are too young
     mine.reset();
     return;

@@ -1,11 +1,14 @@
 #include "elastic/member/agent_quorum.h"
 
+#include "io/base/mutant.h"
+
 namespace elaswave::member {
 namespace {
 
 /// Exactly half. Two halves need not meet, so one of them at most may count: the one that holds the
 /// claim, or the one with the lowest member.
 Verdict judge_half(const RankSet& votes, const Electorate& electorate) {
+  if (mutant(Mutant::tie_won_twice)) return Verdict::yes;
   if (!electorate.claims) return votes.has(electorate.members.first()) ? Verdict::yes : Verdict::no;
   if (!electorate.claim) return Verdict::ask;
   return *electorate.claim == votes ? Verdict::yes : Verdict::no;

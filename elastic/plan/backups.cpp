@@ -6,6 +6,7 @@
 #include "elastic/plan/owners.h"
 #include "elastic/plan/rank_lists.h"
 #include "io/base/error.h"
+#include "io/base/mutant.h"
 
 namespace elaswave::plan {
 namespace {
@@ -47,7 +48,7 @@ class Dealer {
   /// The keeper of the next copy, or -1.
   std::int32_t next(std::span<const std::int32_t> holders, std::int64_t elems) {
     for (const bool apart : {true, false}) {
-      apart_ = apart;
+      apart_ = apart && !mutant(Mutant::copy_in_owner_domain);
       best_ = -1;
       best_class_ = std::numeric_limits<std::int32_t>::max();
       if (!find_among_holders(holders)) find_among_all();

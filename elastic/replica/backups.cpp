@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "io/base/error.h"
+#include "io/base/mutant.h"
 
 namespace elaswave::replica {
 
@@ -108,7 +109,7 @@ void Backups::begin_step() {
 
 Result<void> Backups::log() {
   std::vector<comm::Work> receives;
-  post(log_pairs_, Cargo::log, receives);
+  post(log_pairs_, Cargo::log, mutant(Mutant::acknowledge_before_arrival) ? fills_ : receives);
   EW_TRY(wait(receives, "log at backups"));
   logged_ = std::ssize(mine_);
   return {};

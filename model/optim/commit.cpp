@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "io/base/error.h"
+#include "io/base/mutant.h"
 #include "model/optim/math.h"
 
 namespace elaswave::optim {
@@ -96,7 +97,7 @@ CommitRecord decide(const CommitVote& total, Version version, std::int64_t updat
   record.loss = record.skip ? nan : total.loss.value() / static_cast<double>(total.tokens);
   record.grad_norm = record.skip ? nan : std::sqrt(total.gradient_squares.value());
   record.lr = learning_rate(config.lr, raw(version.step));
-  record.updates = updates_before + (record.skip ? 0 : 1);
+  record.updates = updates_before + (record.skip && !mutant(Mutant::skipped_step_counts) ? 0 : 1);
   if (record.skip) return record;
 
   kernels::AdamWScalars& scalars = record.scalars;

@@ -4,6 +4,8 @@
 #include <cstring>
 #include <utility>
 
+#include "io/base/mutant.h"
+
 namespace elaswave::comm {
 namespace {
 
@@ -279,8 +281,9 @@ void Messenger::launch(Token token, std::int64_t bytes) {
   const bool is_ack = flight.role == Role::send_acknowledgement ||
                       flight.role == Role::receive_acknowledgement ||
                       (flight.role == Role::stray && flight.kind == ChunkKind::acknowledgement);
-  const Tag tag = make_tag(flight.generation, flight.channel,
-                           is_ack ? ChunkKind::acknowledgement : ChunkKind::data, flight.sequence);
+  const Tag tag = make_tag(
+      mutant(Mutant::old_generation_accepted) ? Generation{} : flight.generation, flight.channel,
+      is_ack ? ChunkKind::acknowledgement : ChunkKind::data, flight.sequence);
   const bool is_send = flight.role == Role::send || flight.role == Role::send_acknowledgement;
   Result<void> started =
       is_send ? wire_->start_send(flight.peer, tag, flight.buffer.first(bytes), token)

@@ -4,13 +4,15 @@
 
 #include "parallel/comm/messenger.h"
 
+#include "io/base/mutant.h"
+
 namespace elaswave::comm {
 
 ChunkHeader Messenger::header_of(const Flight& flight) const {
   const bool is_send = flight.role == Role::send || flight.role == Role::send_acknowledgement;
   const bool is_data = flight.role == Role::send || flight.role == Role::receive;
   ChunkHeader header;
-  header.generation = raw(flight.generation);
+  header.generation = mutant(Mutant::old_generation_accepted) ? 0 : raw(flight.generation);
   header.from = static_cast<std::uint32_t>(is_send ? world_rank_ : flight.peer);
   header.channel = static_cast<std::uint8_t>(flight.channel);
   header.kind = is_data ? ChunkKind::data : ChunkKind::acknowledgement;

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "io/base/bf16.h"
+#include "io/base/mutant.h"
 
 namespace elaswave::comm {
 namespace {
@@ -143,7 +144,9 @@ Result<void> SliceGroup::scatter_sum(ConstMat partial, Mat mine, std::string_vie
   std::vector<const float*> addends(static_cast<std::size_t>(slices()));
   for (std::int64_t r = 0; r < mine.rows; ++r) {
     for (int slice = 0; slice < slices(); ++slice)
-      addends[static_cast<std::size_t>(slice)] =
+      addends[static_cast<std::size_t>(mutant(Mutant::slices_in_arrival_order)
+                                           ? (slice - slice_ + slices()) % slices()
+                                           : slice)] =
           slice == slice_
               ? reinterpret_cast<const float*>(partial.row(rows(partial.rows).begin + r))
               : theirs(slice).data() + r * mine.cols;

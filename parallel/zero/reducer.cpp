@@ -3,15 +3,18 @@
 #include <algorithm>
 
 #include "io/base/error.h"
+#include "io/base/mutant.h"
 
 namespace elaswave::zero {
 namespace {
 
 template <typename T>
-void add_in(std::span<const std::byte> in, std::span<std::byte> inout) {
+void add_in(std::span<const std::byte> in, std::span<std::byte> inout, bool rounded = false) {
   const auto* from = reinterpret_cast<const T*>(in.data());
   auto* to = reinterpret_cast<T*>(inout.data());
   for (std::size_t i = 0; i < inout.size() / sizeof(T); ++i) to[i] += from[i];
+  for (std::size_t i = 0; rounded && i < inout.size() / sizeof(T); ++i)
+    to[i] = static_cast<T>(static_cast<float>(to[i]));
 }
 
 }  // namespace
@@ -136,7 +139,9 @@ void Reducer::add(Incoming& incoming) {
        exchange_.unit(incoming.unit).owned[static_cast<std::size_t>(self)]) {
     const std::span<std::byte> sums = sums_.bytes(blocks_.block(block));
     if (sums_.mode() == SumMode::exact)
-      add_in<std::int64_t>(rest.first(sums.size()), sums);
+      add_in<std::int64_t>(
+          rest.first(sums.size()), sums,
+          mutant(Mutant::tied_sums_in_f32) && exchange_.unit(incoming.unit).tied_layer >= 0);
     else
       add_in<float>(rest.first(sums.size()), sums);
     rest = rest.subspan(sums.size());

@@ -169,13 +169,14 @@ TEST_F(RecoveryTest, OneAfterTheOtherDownToOneReplica) {
         std::swap(order[i], order[random.below(i + 1)]);
       order.resize(static_cast<std::size_t>(8 - tensor));
       ElasticOptions options{.ranks = 8, .seed = seed};
-      // Each dies in the fourth step after the one before it; the copies are whole by then.
+      // Each dies some steps after the one before it, when the copies are whole again.
       const Point points[] = {Point::before_forward, Point::before_reduce, Point::after_log,
                               Point::before_commit,  Point::during_apply,  Point::after_apply};
       for (std::size_t i = 0; i < order.size(); ++i)
         options.faults.push_back({.rank = order[i],
                                   .point = points[random.below(std::size(points))],
-                                  .hit = static_cast<std::int64_t>(4 * (i + 1))});
+                                  .hit = static_cast<std::int64_t>(4 * (i + 1)),
+                                  .when_whole = true});
       const ElasticRun run = train_elastic(config_, options);
       std::string who;
       for (const Fault& fault : options.faults) who += text(fault) + "; ";

@@ -7,6 +7,8 @@
 #include <set>
 #include <utility>
 
+#include "tests/support/watched_world.h"
+
 namespace elaswave::test {
 namespace {
 
@@ -25,30 +27,79 @@ class SharedClaims final : public member::ClaimStore {
 struct Campaign {
   const ElasticOptions& options;
   ElasticRun& run;
+  Watch& watch;
   comm::SimulationControl* control = nullptr;
   SharedClaims claims;
   std::vector<std::unique_ptr<member::ViewBoard>> boards;
   std::vector<member::AgentShell*> shells;
   HitTable hits;
   std::set<int> training;  // ranks that began their first step
-  bool exposed = false;    // from a fault to the first rank that sees all copies whole
-  Step written{};          // newest step that a reporter wrote
+  // Struck and, as far as anybody knows, still a member whose blocks count.
+  std::set<int> open;
+  std::vector<Generation> whole;  // by rank: the newest recovery after which it saw all copies
+  Step written{};                 // newest step that a reporter wrote
+
+  std::int32_t domain_of(int rank) const {
+    return options.domains.empty() ? rank : options.domains[static_cast<std::size_t>(rank)];
+  }
+
+  /// How many domains are open: what copies must make up for. Where fewer domains are left than
+  /// copies want, ranks count.
+  std::int64_t open_domains() const {
+    std::set<std::int32_t> left, struck;
+    for (int rank = 0; rank < options.ranks; ++rank)
+      if (open.contains(rank) || control->alive(rank)) left.insert(domain_of(rank));
+    for (const int rank : open) struck.insert(domain_of(rank));
+    return std::ssize(left) > options.copies ? std::ssize(struck) : std::ssize(open);
+  }
 
   void strike(const Fault& fault) {
     std::vector<int> victims = fault.also;
     victims.push_back(fault.rank);  // last: a rank that kills itself does nothing afterwards
+    std::erase_if(victims, [this](int rank) { return !control->alive(rank); });
+    if (victims.empty()) return;
     ++run.fired;
-    if (std::exchange(exposed, true)) ++run.fired_exposed;
-    for (const int victim : victims) {
-      if (!control->alive(victim)) continue;
-      if (fault.kind == Fault::Kind::kill) {
-        run.killed[static_cast<std::size_t>(victim)] = true;
-        control->kill(victim);
-      } else {
-        control->stop(victim);
-      }
-    }
+    if (!open.empty()) ++run.fired_exposed;
+    if (fault.kind != Fault::Kind::kill) ++run.disturbed;
+    std::vector<int> others;
+    for (int rank = 0; rank < options.ranks; ++rank)
+      if (control->alive(rank) && std::ranges::find(victims, rank) == victims.end())
+        others.push_back(rank);
+    // Whoever is fewer goes; of two halves either may.
+    const bool rest_goes = fault.kind == Fault::Kind::cut && others.size() < victims.size();
+    for (const int rank : rest_goes ? others : victims) open.insert(rank);
+    run.struck.insert(open.begin(), open.end());
+    run.most_open = std::max(run.most_open, open_domains());
+    if (fault.kind == Fault::Kind::cut)
+      cut(fault, victims, others);
+    else
+      for (const int victim : victims) halt(fault, victim);
   }
+
+  void halt(const Fault& fault, int victim) {
+    const auto index = static_cast<std::size_t>(victim);
+    if (fault.kind == Fault::Kind::kill) {
+      run.killed[index] = true;
+      control->kill(victim);
+      return;
+    }
+    run.stopped[index] = fault.kind == Fault::Kind::stop;
+    if (fault.kind == Fault::Kind::pause)
+      control->at(control->now() + fault.lasts, [this, victim] { control->go_on(victim); });
+    control->stop(victim);
+  }
+
+  void cut(const Fault& fault, const std::vector<int>& victims, const std::vector<int>& others) {
+    const auto for_all = [this, victims, others](void (comm::SimulationControl::*what)(int, int)) {
+      for (const int one : victims)
+        for (const int other : others) (control->*what)(one, other);
+    };
+    for_all(&comm::SimulationControl::cut);
+    control->at(control->now() + fault.lasts,
+                [for_all] { for_all(&comm::SimulationControl::heal); });
+  }
+
+  std::set<std::size_t> struck_with;  // faults that have come
 
   /// Points count once every rank trains: what goes wrong at the start ends the run.
   void pass(int rank, Point point) {
@@ -56,58 +107,95 @@ struct Campaign {
     if (std::ssize(training) < options.ranks) return;
     const std::int64_t hit = ++hits[static_cast<std::size_t>(rank)][point];
     ++run.hits[point];
-    for (const Fault& fault : options.faults) {
-      if (fault.rank != rank || fault.point != point || fault.hit != hit) continue;
+    for (std::size_t index = 0; index < options.faults.size(); ++index) {
+      const Fault& fault = options.faults[index];
+      if (fault.rank != rank || fault.point != point || hit < fault.hit) continue;
+      if (struck_with.contains(index) || (fault.when_whole ? !open.empty() : hit > fault.hit))
+        continue;
+      struck_with.insert(index);
       if (fault.delay == 0)
         strike(fault);
       else
         control->at(control->now() + fault.delay, [this, &fault] { strike(fault); });
     }
   }
+
+  /// A rank sees all copies. What was struck before is made up for once all members see it.
+  void see_whole(int rank, const recover::RecoveryReport& report) {
+    run.whole = std::max(run.whole, report.generation);
+    whole[static_cast<std::size_t>(rank)] = report.generation;
+    for (const std::int32_t member : report.members)
+      if (whole[static_cast<std::size_t>(member)] < report.generation && !open.contains(member))
+        return;
+    std::erase_if(open, [&](int struck) {
+      return std::ranges::find(report.members, struck) == report.members.end();
+    });
+  }
 };
 
 /// What the reporter of a real run does with its files: the lowest member writes, and a new one
-/// first writes what its predecessor did not get to.
+/// first writes what its predecessor did not get to. Looks for what no observer may be told.
 class Writer final : public app::StepObserver {
  public:
-  Writer(Campaign& campaign, int rank) : campaign_(campaign), rank_(rank), reports_(rank == 0) {}
+  Writer(Campaign& campaign, WatchedWorld& world)
+      : campaign_(campaign), world_(world), reports_(world.world_rank() == 0) {}
 
   Result<void> on_step(const app::StepReport& report) override {
+    look_at(report);
+    told_ = report.record.version.step;
     last_ = report;
     // The predecessor may have written it before it died.
     if (reports_ && report.record.version.step > campaign_.written) write(report);
     return {};
   }
   Result<void> on_view(const std::vector<std::int32_t>& members) override {
-    const bool now = members.front() == rank_;
+    const bool now = members.front() == world_.world_rank();
     if (now && !reports_ && last_ && last_->record.version.step > campaign_.written) write(*last_);
     reports_ = now;
     return {};
   }
   void on_recovery(const recover::RecoveryReport& report) override {
+    if (report.generation > campaign_.run.recovered) campaign_.run.recovered_at = report.step;
+    campaign_.run.recovered = std::max(campaign_.run.recovered, report.generation);
     if (reports_) campaign_.run.recoveries.push_back(report);
   }
-  void on_redundancy(const recover::RecoveryReport&) override {
-    campaign_.exposed = false;
+  void on_redundancy(const recover::RecoveryReport& report) override {
+    campaign_.see_whole(world_.world_rank(), report);
     if (reports_) ++campaign_.run.redundancies;
   }
 
  private:
+  void look_at(const app::StepReport& report) {
+    const Version& version = report.record.version;
+    const auto note = [&](std::string_view what) {
+      campaign_.watch.note(
+          fmt::format("rank {} tells step {} {}", world_.world_rank(), raw(version.step), what));
+    };
+    if (world_.aborted()) note("after it was voted out of its view");
+    if (version.step <= told_) note("twice");
+    if (version.step > next(told_)) note("and left one out");
+    // A step that was rolled forward has no duration, and its record an older generation.
+    if (report.duration > 0 && version.generation != world_.generation())
+      note(fmt::format("of generation {} in generation {}", raw(version.generation),
+                       raw(world_.generation())));
+  }
   void write(const app::StepReport& report) {
     campaign_.run.steps.push_back(report);
     campaign_.written = report.record.version.step;
   }
 
   Campaign& campaign_;
-  int rank_;
+  WatchedWorld& world_;
   bool reports_;
+  Step told_{};
   std::optional<app::StepReport> last_;
 };
 
-void run_rank(const app::Config& config, Campaign& campaign, comm::World& world) {
+void run_rank(const app::Config& config, Campaign& campaign, comm::World& inner) {
   const ElasticOptions& options = campaign.options;
+  WatchedWorld world(inner, campaign.watch);
   const auto rank = static_cast<std::size_t>(world.world_rank());
-  Writer writer(campaign, world.world_rank());
+  Writer writer(campaign, world);
   auto done = train_rank(config,
                          {.files = options.files,
                           .board = campaign.boards[rank].get(),
@@ -124,12 +212,17 @@ void run_rank(const app::Config& config, Campaign& campaign, comm::World& world)
 
 }  // namespace
 
+std::string_view name(Fault::Kind kind) {
+  constexpr std::string_view names[] = {"kill", "stop", "pause", "cut"};
+  return names[static_cast<std::size_t>(kind)];
+}
+
 std::string text(const Fault& fault) {
   std::string who = fmt::format("rank {}", fault.rank);
   for (const int other : fault.also) who += fmt::format("+{}", other);
-  return fmt::format("{} {} at {} #{}{}", fault.kind == Fault::Kind::kill ? "kill" : "stop", who,
-                     name(fault.point), fault.hit,
-                     fault.delay > 0 ? fmt::format(" + {} ns", fault.delay) : "");
+  return fmt::format("{} {} at {} #{}{}{}", name(fault.kind), who, name(fault.point), fault.hit,
+                     fault.delay > 0 ? fmt::format(" + {} ns", fault.delay) : "",
+                     fault.lasts > 0 ? fmt::format(" for {} ns", fault.lasts) : "");
 }
 
 namespace {
@@ -140,7 +233,10 @@ ElasticRun run_campaign(const app::Config& config, const ElasticOptions& options
   run.summaries.resize(ranks);
   run.errors.resize(ranks);
   run.killed.resize(ranks);
-  Campaign campaign{.options = options, .run = run, .claims = {}, .boards = {}, .hits = {}};
+  run.stopped.resize(ranks);
+  Watch watch(options.ranks, config.comm.timeout_ms * kMillisecond);
+  Campaign campaign{.options = options, .run = run, .watch = watch};
+  campaign.whole.resize(ranks);
   campaign.hits.resize(ranks);
   campaign.shells.resize(ranks);
   member::View first;
@@ -176,6 +272,9 @@ ElasticRun run_campaign(const app::Config& config, const ElasticOptions& options
   };
   const auto report =
       comm::simulate(simulation, [&](comm::World& world) { run_rank(config, campaign, world); });
+  run.wrong = watch.wrong;
+  for (const auto& board : campaign.boards)
+    run.newest = std::max(run.newest, board->newest().view.generation);
   if (report)
     run.report = *report;
   else

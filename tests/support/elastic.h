@@ -5,6 +5,7 @@
 #include <functional>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -13,16 +14,26 @@
 
 namespace elaswave::test {
 
-/// Kills, stops or cuts at the `hit`-th time that `rank` passes `point` in the step it is about to
-/// commit (`step`: steps committed by it so far plus one; 0: in whatever step).
+/// Comes over `rank` at the `hit`-th time that it passes `point`, counted from when all ranks
+/// train.
 struct Fault {
-  enum class Kind : std::uint8_t { kill, stop } kind = Kind::kill;
+  enum class Kind : std::uint8_t {
+    kill,
+    stop,   // and nobody lets it go on
+    pause,  // goes on after `lasts`
+    cut     // off from all ranks but those in `also`, until it is healed after `lasts`
+  } kind = Kind::kill;
   int rank = 0;
   Point point = Point::step_begin;
   std::int64_t hit = 1;   // counted over the whole run
   Nanoseconds delay = 0;  // after the hit
+  Nanoseconds lasts = 0;
+  /// Waits for the first hit from then on at which the copies of all earlier victims are whole.
+  bool when_whole = false;
   std::vector<int> also;  // ranks that share its fate: a domain
+  bool operator==(const Fault&) const = default;
 };
+std::string_view name(Fault::Kind kind);
 std::string text(const Fault& fault);
 
 struct ElasticOptions {
@@ -32,7 +43,7 @@ struct ElasticOptions {
   plan::Domains domains;
   bool claims = true;
   std::int64_t fill_elems = 0;
-  std::int32_t copies = 1;
+  std::int32_t copies = 1;  // as the configuration has it: what may be lost depends on it
   Nanoseconds silence = 50 * kMillisecond;
   Nanoseconds patience = 500 * kMillisecond;
   Nanoseconds latency_max = 50'000;
@@ -45,13 +56,22 @@ struct ElasticRun {
   std::vector<std::optional<app::RunSummary>> summaries;  // by rank; none: killed, fenced, failed
   std::vector<std::optional<Error>> errors;
   std::vector<bool> killed;
+  std::vector<bool> stopped;                        // for good
   std::vector<recover::RecoveryReport> recoveries;  // of the reporters
   std::int64_t redundancies = 0;                    // times that full redundancy came back
   std::int64_t fired = 0;                           // faults
   std::int64_t fired_exposed = 0;      // those that came before the copies were whole again
+  std::int64_t disturbed = 0;          // those that leave ranks alive and silent
+  std::set<int> struck;                // ranks that some fault may have taken from the others
+  std::int64_t most_open = 0;          // domains struck and not yet made up for, at once
+  Generation newest{};                 // view that any agent decided
+  Generation recovered{};              // of the newest recovery that anybody finished
+  Step recovered_at{};                 // the state it went on from
+  Generation whole{};                  // of the newest recovery after which all copies followed
   std::map<Point, std::int64_t> hits;  // by all ranks
   comm::SimulationReport report;
   std::string failure;  // of the simulation itself: deadlock, livelock, an exception
+  std::string wrong;    // the first thing a rank did that none may ever do
 };
 
 ElasticRun train_elastic(const app::Config& config, const ElasticOptions& options);

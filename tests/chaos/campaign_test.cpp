@@ -1,0 +1,105 @@
+// The simulation campaign: thousands of training runs in which ranks die, stop or are cut off at
+// every point of the protocol; each is held to the run that nobody disturbed. A case that fails is
+// made smaller and printed as a line for stored_cases.cpp. ELASWAVE_LONG=1: every hit of every
+// point, 100,000 random schedules; ELASWAVE_SEED=n: the random ones of that seed alone.
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <cstdio>
+#include <cstdlib>
+
+#include "tests/chaos/draw.h"
+#include "tests/chaos/shrink.h"
+#include "tests/chaos/stored_cases.h"
+
+namespace elaswave::test {
+namespace {
+
+bool long_run() {
+  return std::getenv("ELASWAVE_LONG") != nullptr;
+}
+
+class CampaignTest : public testing::Test {
+ protected:
+  static void TearDownTestSuite() { total_ = {}; }
+
+  /// False when the case failed: it has been made smaller and printed.
+  bool passes(const Case& what) {
+    const std::string wrong = bench_.try_case(what);
+    if (wrong.empty()) return true;
+    const auto fails = [this](const Case& smaller) {
+      return !bench_.hits(smaller).empty() && !bench_.judge(smaller, bench_.run(smaller)).empty();
+    };
+    const Case least = shrink(what, fails);
+    const ElasticRun run = bench_.run(least);
+    ADD_FAILURE() << "seed " << what.seed << ": " << wrong << "\n  " << text(what)
+                  << "\nmade smaller: " << bench_.judge(least, run) << "\n      " << text(least)
+                  << ",\n"
+                  << ends(run);
+    return false;
+  }
+
+  void random_cases(std::string_view name, std::int64_t count,
+                    Case (*draw)(Bench&, std::uint64_t)) {
+    const char* wanted = std::getenv("ELASWAVE_SEED");
+    const std::uint64_t first = wanted != nullptr ? std::strtoull(wanted, nullptr, 10) : 1;
+    if (wanted != nullptr) count = 1;
+    for (std::uint64_t seed = first; seed < first + static_cast<std::uint64_t>(count); ++seed)
+      if (!passes(draw(bench_, seed))) return;
+    print(name);
+  }
+
+  void print(std::string_view name) {
+    const Tally& tally = bench_.tally();
+    for (const auto& [point, count] : tally.hits) total_[point] += count;
+    fmt::print(
+        "campaign: {}: {} runs, {} of them twice, {} faults ({} before all copies were whole "
+        "again), {} recoveries, {} ranks excluded, {} runs lost blocks, {} lost their quorum\n",
+        name, tally.runs, tally.repeated, tally.fired, tally.exposed, tally.recoveries,
+        tally.excluded, tally.lost, tally.alone);
+    std::fflush(stdout);
+  }
+
+  Bench bench_;
+  inline static std::map<Point, std::int64_t> total_;
+};
+
+TEST_F(CampaignTest, StoredCases) {
+  for (const Case& stored : stored_cases()) EXPECT_TRUE(passes(stored));
+  print("stored cases");
+}
+
+TEST_F(CampaignTest, HealthyRuns) {
+  for (const Case& layout : layouts()) {
+    EXPECT_EQ(bench_.try_case(layout), "") << text(layout);
+    EXPECT_FALSE(bench_.hits(layout).empty()) << text(layout);
+  }
+  print("healthy runs");
+}
+
+TEST_F(CampaignTest, FirstFailures) {
+  first_failures(bench_, long_run(), [this](const Case& what) { return passes(what); });
+  print("first failures");
+}
+
+TEST_F(CampaignTest, SecondFailures) {
+  random_cases("second failures", long_run() ? 50'000 : 2'000, second_failure);
+}
+
+TEST_F(CampaignTest, RandomSchedules) {
+  random_cases("random schedules", long_run() ? 100'000 : 2'000, random_schedule);
+}
+
+/// A point that no run of the tests above passes guards nothing.
+TEST_F(CampaignTest, ZEveryPointIsPassed) {
+  if (total_.empty() || std::getenv("ELASWAVE_SEED") != nullptr) GTEST_SKIP() << "ran alone";
+  std::string unhit;
+  for (std::size_t i = 0; i < static_cast<std::size_t>(Point::count); ++i)
+    if (!total_.contains(static_cast<Point>(i)))
+      unhit += fmt::format(" {}", name(static_cast<Point>(i)));
+  EXPECT_EQ(unhit, "") << "never passed";
+  fmt::print("campaign: {} points, all passed\n", total_.size());
+}
+
+}  // namespace
+}  // namespace elaswave::test
