@@ -276,6 +276,14 @@ void Checkpointer::publish(const std::vector<std::string>& reports) {
 
 Result<void> Checkpointer::published(const std::vector<std::string>& reports) {
   const CheckpointSetup& setup = parts_.setup;
+  // A coordinator that was voted out in the middle may have been faster: a step has one content,
+  // and its name appears only when all of it is there.
+  const auto there = exists(
+      setup.files, fmt::format("{}/{}", setup.directory, checkpoint::step_name(attempt_.step)));
+  if (there && *there) {
+    remove_attempt();
+    return {};
+  }
   checkpoint::Manifest manifest{.run = run_.empty() ? setup.run : run_,
                                 .writer = setup.writer,
                                 .created = setup.created != nullptr ? setup.created() : "",

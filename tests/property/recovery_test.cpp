@@ -12,6 +12,13 @@
 namespace elaswave::test {
 namespace {
 
+// Sanitizers look at the same code in fewer runs.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr std::int64_t kHits = 1, kPairs = 60, kOrders = 3;
+#else
+constexpr std::int64_t kHits = 3, kPairs = 500, kOrders = 20;
+#endif
+
 class RecoveryTest : public testing::Test {
  protected:
   void SetUp() override {
@@ -80,7 +87,8 @@ TEST_F(RecoveryTest, AnyRankAtAnyPoint) {
     for (int rank = 0; rank < 4; ++rank)
       for (const auto& [point, count] : hits[static_cast<std::size_t>(rank)]) {
         // The first, one in the middle and the last hit; all of them in the long run.
-        const std::int64_t stride = longer != nullptr ? 1 : std::max<std::int64_t>(1, count / 3);
+        const std::int64_t stride =
+            longer != nullptr ? 1 : std::max<std::int64_t>(1, count / kHits);
         for (std::int64_t hit = 1; hit <= count; hit += stride) {
           const Fault fault{.rank = rank, .point = point, .hit = hit};
           const ElasticRun run = train_elastic(config_, {.ranks = 4, .faults = {fault}});
@@ -106,7 +114,7 @@ TEST_F(RecoveryTest, TwoRanksAtAnyTwoPoints) {
   const std::uint64_t count = wanted != nullptr ? 1
                               : std::getenv("ELASWAVE_COUNT")
                                   ? std::strtoull(std::getenv("ELASWAVE_COUNT"), nullptr, 10)
-                                  : 500;
+                                  : static_cast<std::uint64_t>(kPairs);
   std::int64_t lost = 0, recoveries = 0;
   struct Shape {
     std::int64_t stages, tensor;
@@ -159,7 +167,7 @@ TEST_F(RecoveryTest, OneAfterTheOtherDownToOneReplica) {
   const auto reference = undisturbed();
   config_.parallel.tp = 2;
   const auto sliced = train_simulated(config_, {.ranks = 2}).steps;
-  for (std::uint64_t seed = 1; seed <= 20; ++seed)
+  for (std::uint64_t seed = 1; seed <= static_cast<std::uint64_t>(kOrders); ++seed)
     for (const std::int64_t tensor : {1, 2}) {
       config_.parallel.tp = tensor;
       config_.parallel.pp = 2;
@@ -195,7 +203,7 @@ TEST_F(RecoveryTest, AWholeDomain) {
     const HitTable hits = count_hits(config_, healthy);
     for (const int rank : {0, 4})
       for (const auto& [point, count] : hits[static_cast<std::size_t>(rank)])
-        for (std::int64_t hit = 1; hit <= count; hit += std::max<std::int64_t>(1, count / 3)) {
+        for (std::int64_t hit = 1; hit <= count; hit += std::max<std::int64_t>(1, count / kHits)) {
           ElasticOptions options = healthy;
           options.faults = {
               {.rank = rank, .point = point, .hit = hit, .also = {rank + 1, rank + 2, rank + 3}}};
