@@ -85,19 +85,23 @@ Trainer::Trainer(const RunSpec& spec, const TrainerParts& parts, const layout::P
   gpt::initialize(parts.stream, inventory_, blocks_, spec.seed, shard_, engine_->working());
 }
 
+RestoreRequest Trainer::restore_request() {
+  return {.world = parts_.world,
+          .group = group_,
+          .files = parts_.checkpoint->files,
+          .directory = parts_.checkpoint->directory,
+          .session = parts_.checkpoint->session,
+          .inventory = inventory_,
+          .blocks = blocks_,
+          .shard = shard_,
+          .timeout = spec_.timeout,
+          .accept = accept_};
+}
+
 Result<std::optional<Restored>> Trainer::resume(const Accept& accept) {
   accept_ = accept;
   if (!checkpointer_) return std::optional<Restored>();
-  EW_ASSIGN(std::optional<Restored> restored, restore({.world = parts_.world,
-                                                       .group = group_,
-                                                       .files = parts_.checkpoint->files,
-                                                       .directory = parts_.checkpoint->directory,
-                                                       .session = parts_.checkpoint->session,
-                                                       .inventory = inventory_,
-                                                       .blocks = blocks_,
-                                                       .shard = shard_,
-                                                       .timeout = spec_.timeout,
-                                                       .accept = accept}));
+  EW_ASSIGN(std::optional<Restored> restored, restore(restore_request()));
   if (!restored) return restored;
   EW_TRY(adopt(restored->manifest));
   told_ = restored->manifest.step;

@@ -123,6 +123,7 @@ class Trainer {
  private:
   Trainer(const RunSpec& spec, const TrainerParts& parts, const layout::Plan& plan);
 
+  RestoreRequest restore_request();
   Result<void> adopt(const checkpoint::Manifest& manifest);
   /// The engine of another plan, with what memory of the present one it can use.
   std::unique_ptr<Engine> make_engine(layout::Plan plan, std::vector<replica::Copy> missing);

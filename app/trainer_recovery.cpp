@@ -251,16 +251,7 @@ Result<void> Trainer::go_back(const recover::Choice& choice, const Error& lost) 
 Result<checkpoint::Manifest> Trainer::load_checkpoint(const Error& lost) {
   if (group_.world_ranks.front() == parts_.world.world_rank())
     log_warn("{} ({}): going back to the newest checkpoint", lost.what, lost.why);
-  auto restored = restore({.world = parts_.world,
-                           .group = group_,
-                           .files = parts_.checkpoint->files,
-                           .directory = parts_.checkpoint->directory,
-                           .session = parts_.checkpoint->session,
-                           .inventory = inventory_,
-                           .blocks = blocks_,
-                           .shard = shard_,
-                           .timeout = spec_.timeout,
-                           .accept = accept_});
+  auto restored = restore(restore_request());
   if (restored && *restored) return std::move((*restored)->manifest);
   if (!restored &&
       (restored.error().code == Code::unrecoverable || restored.error().code == Code::deadline))
