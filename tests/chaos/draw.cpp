@@ -32,11 +32,15 @@ Fault any_fault(Draw& draw, const HitTable& table) {
   return {.rank = rank, .point = at->first, .hit = 1 + draw.below(at->second)};
 }
 
-/// Moves a fault into a recovery, or to the filling of copies after it.
+/// Of a recovery, and of the filling of copies after it.
+constexpr std::initializer_list<Point> kRecoveryPoints = {
+    Point::recover_begin,        Point::recover_inventory,
+    Point::recover_roll_forward, Point::recover_planned,
+    Point::recover_moved,        Point::recover_gate,
+    Point::recover_done,         Point::fill};
+
 void into_recovery(Draw& draw, Fault& fault) {
-  fault.point = draw.of({Point::recover_begin, Point::recover_inventory,
-                         Point::recover_roll_forward, Point::recover_planned, Point::recover_moved,
-                         Point::recover_gate, Point::recover_done, Point::fill});
+  fault.point = draw.of(kRecoveryPoints);
   fault.hit = 1 + (draw.one_in(4) ? 1 : 0);
 }
 
@@ -94,6 +98,31 @@ void first_failures(Bench& bench, bool everything, const std::function<bool(cons
             what.faults = {{.kind = kind, .rank = rank, .point = point, .hit = hit}};
             if (!each(what)) return;
           }
+      }
+  }
+}
+
+void pairs_of_failures(Bench& bench, const std::function<bool(const Case&)>& each) {
+  std::uint64_t seed = 0;
+  for (const Case& layout : layouts()) {
+    std::vector<Fault> firsts, seconds;
+    const HitTable& table = bench.hits(layout);
+    for (int rank = 0; rank < std::ssize(table); ++rank) {
+      for (const auto& [point, count] : table[static_cast<std::size_t>(rank)])
+        firsts.push_back({.rank = rank, .point = point, .hit = (count + 1) / 2});
+      for (const Point point : kRecoveryPoints)
+        seconds.push_back({.rank = rank, .point = point, .hit = 1});
+    }
+    seconds.insert(seconds.end(), firsts.begin(), firsts.end());
+    for (const Fault& first : firsts)
+      for (const Fault& second : seconds) {
+        if (first.rank == second.rank) continue;
+        Case what = layout;
+        what.seed = ++seed;
+        what.faults = {first, second};
+        if (seed % 5 == 0) what.faults[0].kind = Fault::Kind::stop;
+        if (seed % 7 == 0) what.faults[1].kind = Fault::Kind::stop;
+        if (!each(what)) return;
       }
   }
 }

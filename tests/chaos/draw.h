@@ -17,6 +17,10 @@ std::vector<Case> layouts();
 /// `everything`: every hit. Ends when `each` returns false.
 void first_failures(Bench& bench, bool everything, const std::function<bool(const Case&)>& each);
 
+/// Every point x every rank, then every point, those of a recovery too, x every other rank; at one
+/// hit each, some of them stops. Ends when `each` returns false.
+void pairs_of_failures(Bench& bench, const std::function<bool(const Case&)>& each);
+
 /// Two failures, the second anywhere: often in the recovery from the first.
 Case second_failure(Bench& bench, std::uint64_t seed);
 
