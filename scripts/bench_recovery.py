@@ -4,6 +4,7 @@
   scripts/bench_recovery.py phases      [--ranks 8,16,32,96] [--kills 5]   kill -9 of a random rank, phases of the recovery
   scripts/bench_recovery.py redundancy  [--rounds 5] [--steps 12] [--compute real]   copies and agents while nothing fails
   scripts/bench_recovery.py losses      [--losses 3] [--steps 6]           tokens/s after each loss against what is left
+  scripts/bench_recovery.py slowed      [--steps 12]                       one rank at half speed, shares fixed or following
 
 Real processes, MPI, agents and recovery; the compute of every layer is a sleep (tests/bench/emulated_ops.cpp), because
 ranks share the cores of one machine. Needs the target emulated_elaswave. Linux, standard library only."""
@@ -247,9 +248,46 @@ def losses():
                   f"{fastest / rerouted:.3f} |", flush=True)
 
 
+def fair_steps(replicas, micro_batches, factor):
+    """The longest replica of a stage, in micro-batches of a fast rank, when one of its ranks takes `factor` times as long."""
+    return min(max(-(-(micro_batches - slow) // (replicas - 1)), slow * factor) for slow in range(micro_batches + 1))
+
+
+def slowed():
+    """From step 6 on one rank takes twice as long; measured from the 10th step after that on."""
+    began, settled, factor, victim = 6, 10, 2, 1
+    print(f"One rank takes {factor} times as long: ms a step from the {settled}th step of that on; a layer "
+          f"{OPTIONS.layer_us / 1e3:g} ms forward, {OPTIONS.global_batch} micro-batches; {machine()}")
+    print("optimum: the healthy step x what integer shares of the slow stage can reach for these speeds, the pipeline's fill "
+          "included; fixed: elastic.rebalance=false")
+    print("| data x pipeline | healthy | fixed | following | optimum | fixed / optimum | following / optimum (range) | "
+          "steps until within 1.1 |")
+    print("|---|---|---|---|---|---|---|---|")
+    for replicas, stages in ((4, 1), (4, 2), (2, 4)):
+        options = {**TINY, "model.layers": 8, "train.micro_batch": 1, "train.global_batch": OPTIONS.global_batch,
+                   "parallel.pp": stages, "chaos.slow": f"rank={victim},step={began},factor={factor}"}
+        found, healthy = {}, []
+        for follow in ("false", "true"):
+            with Run(replicas * stages, {**options, "elastic.rebalance": follow}, OPTIONS.layer_us) as run:
+                run.wait_steps(began + settled - 1 + OPTIONS.steps, 600)
+                times = [line["ms"] for line in run.lines("metrics.jsonl")]
+                healthy += times[1:began - 1]
+                found[follow] = times[began - 1:]
+        share = OPTIONS.global_batch // replicas
+        reach = (fair_steps(replicas, OPTIONS.global_batch, factor) + stages - 1) / (share + stages - 1)
+        optimum = statistics.median(healthy) * reach
+        fixed, follows = (statistics.median(found[key][settled:]) for key in ("false", "true"))
+        ratios = sorted(ms / optimum for ms in found["true"][settled:])
+        within = next((i for i, ms in enumerate(found["true"]) if ms <= 1.1 * optimum), None)
+        print(f"| {replicas} x {stages} | {statistics.median(healthy):.0f} | {fixed:.0f} | {follows:.0f} | {optimum:.0f} | "
+              f"{fixed / optimum:.2f} | {follows / optimum:.2f} ({ratios[0]:.2f}-{ratios[-1]:.2f}) | {within} |", flush=True)
+        if OPTIONS.verbose:
+            print([round(ms / optimum, 2) for ms in found["true"]], file=sys.stderr)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("phases", "redundancy", "losses"))
+    parser.add_argument("what", choices=("phases", "redundancy", "losses", "slowed"))
     parser.add_argument("--elaswave", default=os.path.join(ROOT, "build/tests/bench/emulated/elaswave"))
     parser.add_argument("--ranks", type=lambda text: [int(word) for word in text.split(",")], default=[8, 16, 32, 96])
     parser.add_argument("--kills", type=int, default=5, help="for each number of ranks")
@@ -273,7 +311,7 @@ def main():
     TOKENS = os.path.join(WORK, "tokens.bin")
     tokens_file(TOKENS, 200_000)
     try:
-        {"phases": phases, "redundancy": redundancy, "losses": losses}[OPTIONS.what]()
+        {"phases": phases, "redundancy": redundancy, "losses": losses, "slowed": slowed}[OPTIONS.what]()
     finally:
         if not OPTIONS.keep:
             shutil.rmtree(WORK, ignore_errors=True)

@@ -42,7 +42,7 @@ Plan single_column(const Plan& plan, std::int32_t micro_batches) {
   return column;
 }
 
-/// Rows of one column of `micro_batches`, by stage.
+/// Rows of one column of `micro_batches`, by stage; the request's paces are the column's.
 Result<std::vector<Row>> column_rows(const Plan& plan, std::int32_t micro_batches,
                                      const RowsRequest& request) {
   if (micro_batches == 0) return std::vector<Row>(plan.stages.size());
@@ -96,7 +96,9 @@ Plan column_of(const Plan& plan, std::int32_t column) {
 
 Result<Plan> make_column(const Plan& plan, std::int32_t micro_batches, const RowsRequest& request) {
   Plan column = single_column(plan, micro_batches);
-  EW_ASSIGN(column.schedule, column_rows(plan, micro_batches, request));
+  RowsRequest usual = request;
+  usual.costs.pace.clear();
+  EW_ASSIGN(column.schedule, column_rows(plan, micro_batches, usual));
   return column;
 }
 
@@ -117,12 +119,18 @@ Result<std::vector<Row>> make_rows(const Plan& plan, const RowsRequest& request)
     mine[static_cast<std::size_t>(plan.replica_for(micro_batch, 0))].push_back(
         static_cast<std::int32_t>(micro_batch));
   std::int32_t made_for = -1;
+  RowsRequest single = request;
   std::vector<Row> made;
   for (std::int32_t column = 0; column < columns; ++column) {
     const std::vector<std::int32_t>& micro_batches = mine[static_cast<std::size_t>(column)];
     const std::int32_t share = shares[static_cast<std::size_t>(column)];
-    if (share != made_for) {
-      EW_ASSIGN(made, column_rows(plan, share, request));
+    std::vector<std::int64_t> pace;
+    for (std::size_t row = static_cast<std::size_t>(column); row < request.costs.pace.size();
+         row += shares.size())
+      pace.push_back(request.costs.pace[row]);
+    if (share != made_for || pace != single.costs.pace) {
+      single.costs.pace = std::move(pace);
+      EW_ASSIGN(made, column_rows(plan, share, single));
       made_for = share;
     }
     for (std::size_t stage = 0; stage < made.size(); ++stage) {
@@ -137,7 +145,7 @@ Result<std::vector<Row>> make_rows(const Plan& plan, const RowsRequest& request)
 
 Result<std::int64_t> predicted_makespan(const Plan& plan, const RowsRequest& request) {
   Plan sample;
-  if (in_columns(plan)) {
+  if (in_columns(plan) && request.costs.pace.empty()) {
     const std::vector<std::int32_t> shares = column_shares(plan);
     const std::int32_t most = *std::max_element(shares.begin(), shares.end());
     EW_ASSIGN(sample, make_column(plan, most, request));

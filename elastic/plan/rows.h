@@ -28,7 +28,7 @@ struct RowsRequest {
   Maker maker;
   Backward backward = Backward::as_scheduled;
   spec::Recompute recompute = spec::Recompute::none;
-  pipeline::Costs costs;  // of the plan's chunks
+  pipeline::Costs costs;  // of the plan's chunks and, where they differ, rows
 };
 
 /// True when every stage has as many replicas and a micro-batch meets the replica of the same
@@ -42,13 +42,13 @@ layout::Plan column_of(const layout::Plan& plan, std::int32_t column);
 /// Micro-batches of each column.
 std::vector<std::int32_t> column_shares(const layout::Plan& plan);
 
-/// Columns with as many micro-batches have the same rows; one without any has empty ones.
+/// Columns alike have the same rows; one without any has empty ones.
 /// ERRORS: Code::usage when the schedule's precondition does not hold for some column, or there are
 /// no columns.
 Result<std::vector<layout::Row>> make_rows(const layout::Plan& plan, const RowsRequest& request);
 
-/// One pipeline of `plan`'s stages with `micro_batches` of its own, as column_of(), with its rows.
-/// Errors as make_rows().
+/// One pipeline of `plan`'s stages with `micro_batches` of its own, as column_of(), with its rows,
+/// all at the usual pace. Errors as make_rows().
 Result<layout::Plan> make_column(const layout::Plan& plan, std::int32_t micro_batches,
                                  const RowsRequest& request);
 

@@ -232,12 +232,12 @@ class Execution {
     const Action& action = state.weights[state.weights_done];
     // Others wait for what comes soon, nobody for W. Half its time is where both lose the same.
     while (!state.expected.empty() && state.expected.top() <= now_) state.expected.pop();
-    if (!state.expected.empty() && 2 * (state.expected.top() - now_) < duration(costs_, action))
-      return;
+    const std::int64_t taken = duration(costs_, index_of(row), action);
+    if (!state.expected.empty() && 2 * (state.expected.top() - now_) < taken) return;
     ++state.weights_done;
     state.busy = true;
     state.done.push_back(action);
-    events_.push({.time = now_ + duration(costs_, action), .row = row});
+    events_.push({.time = now_ + taken, .row = row});
   }
 
   void begin_chain_action(std::int32_t index) {
@@ -260,7 +260,7 @@ class Execution {
     }
     const Op op = forward ? Op::forward : split_ ? Op::input_gradient : Op::backward;
     const Action action{op, flow_.chunk_at(lane.position), micro_batch};
-    const std::int64_t end = now_ + duration(costs_, action);
+    const std::int64_t end = now_ + duration(costs_, index_of(lane.row), action);
     state.busy = true;
     state.after_forward = forward;
     state.done.push_back(action);

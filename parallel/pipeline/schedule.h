@@ -50,8 +50,13 @@ struct ChunkCost {
 struct Costs {
   std::vector<ChunkCost> chunks;
   std::int64_t message = 0;  // from the end of an action to the start of what needs it, elsewhere
+  /// [row] how long its actions take, in kPaceUnits-ths of what the chunk costs; empty: all alike.
+  std::vector<std::int64_t> pace;
 };
+inline constexpr std::int64_t kPaceUnits = 16;
+/// On a row at the pace that chunks are priced at.
 std::int64_t duration(const Costs& costs, const layout::Action& action);
+std::int64_t duration(const Costs& costs, std::size_t row, const layout::Action& action);
 
 /// The schedule's own prediction: every row runs in order, an action starts when its row is free
 /// and what it needs has arrived. Sends cost the sender nothing (but see rendezvous in program.h).

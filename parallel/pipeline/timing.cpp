@@ -93,7 +93,7 @@ class Prediction {
         }
         begin = std::max(begin, input->end + delay(action));
       }
-      const std::int64_t taken = duration(costs_, action);
+      const std::int64_t taken = duration(costs_, row, action);
       timing_.begin[row].push_back(begin);
       timing_.busy[row] += taken;
       free_at_[row] = begin + taken;
@@ -172,6 +172,11 @@ std::int64_t duration(const Costs& costs, const Action& action) {
       return cost.recompute;
   }
   return 0;
+}
+
+std::int64_t duration(const Costs& costs, std::size_t row, const Action& action) {
+  const std::int64_t usual = duration(costs, action);
+  return costs.pace.empty() ? usual : usual * costs.pace[row] / kPaceUnits;
 }
 
 double Timing::bubble() const {
