@@ -68,11 +68,14 @@ struct Config {
     std::int64_t heartbeat_ms = 100;
     std::int64_t silence_ms = 3000;    // a peer that says nothing for so long is doubted
     std::int64_t patience_ms = 20000;  // without a decision for so long a rank leaves
+    // Without a sign of work for so long a rank ends itself; what takes longer, like a checkpoint
+    // on a slow disk, says so. 0: only comm.timeout_ms counts.
+    std::int64_t hang_ms = 60000;
   } elastic;
 
   // Faults on purpose; elastic/chaos/README.md has their syntax.
   struct Chaos {
-    std::vector<std::string> kill, stop, exit, slow, cut, corrupt;
+    std::vector<std::string> kill, stop, exit, hang, slow, cut, corrupt;
     std::string random;  // empty: none
   } chaos;
 

@@ -9,10 +9,11 @@ namespace elaswave::app {
 Result<chaos::Faults> requested_faults(const Config& config) {
   using chaos::Kind;
   const Config::Chaos& texts = config.chaos;
-  const std::array<std::pair<Kind, const std::vector<std::string>*>, 6> lists = {
+  const std::array<std::pair<Kind, const std::vector<std::string>*>, 7> lists = {
       {{Kind::kill, &texts.kill},
        {Kind::stop, &texts.stop},
        {Kind::exit, &texts.exit},
+       {Kind::hang, &texts.hang},
        {Kind::slow, &texts.slow},
        {Kind::cut, &texts.cut},
        {Kind::corrupt, &texts.corrupt}}};

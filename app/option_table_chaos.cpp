@@ -20,6 +20,8 @@ void add_chaos(std::vector<Option>& table) {
                             "as chaos.kill, but it stops until a SIGCONT comes from outside"));
   table.push_back(fault_row("chaos.exit", field<kChaos, &C::exit>,
                             "as chaos.kill, but it leaves without a word; code=70"));
+  table.push_back(fault_row("chaos.hang", field<kChaos, &C::hang>,
+                            "as chaos.kill, but the thread that is there sleeps for ever"));
   table.push_back(fault_row("chaos.slow", field<kChaos, &C::slow>,
                             "rank=3,step=5,factor=2.5[,until=9]: its actions take longer"));
   table.push_back(fault_row("chaos.cut", field<kChaos, &C::cut>,

@@ -71,6 +71,14 @@ void add_elastic(std::vector<Option>& table) {
                    {},
                    free,
                    "a rank that cannot reach enough others for so long leaves"});
+  table.push_back({"elastic.hang_ms",
+                   field<kElastic, &E::hang_ms>,
+                   "ms",
+                   between(0, 86'400'000),
+                   {},
+                   free,
+                   "a rank that waits for nobody and does nothing for so long, and for 8 times its "
+                   "longest pause so far, ends; 0: never"});
 }
 
 }  // namespace elaswave::app

@@ -67,6 +67,7 @@ void Reporter::started(const std::vector<RankPlace>& places, Step resumed) {
 
 Result<void> Reporter::on_step(const StepReport& report) {
   newest_ = report;
+  if (parts_.stepped) parts_.stepped();
   if (!speaks_) {
     parts_.console.count(report);
     return {};

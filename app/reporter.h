@@ -23,6 +23,8 @@ struct ReporterParts {
   std::int64_t tokens_per_step = 0;
   /// For the note after the first step; may be empty.
   std::function<std::string(double bubble)> first_step;
+  /// After every step, on every rank; may be empty.
+  std::function<void()> stepped;
 };
 
 class Reporter final : public StepObserver {

@@ -3,6 +3,7 @@
 #include <exception>
 
 #include "app/checkpointing.h"
+#include "app/phase.h"
 #include "app/state_ranges.h"
 #include "io/base/log.h"
 #include "io/checkpoint/publish.h"
@@ -81,9 +82,16 @@ class Restorer {
   }
   Deadline deadline() const { return Deadline::after(request_.world.clock(), request_.timeout); }
 
+  /// For the watchdog: how long a disk takes is not this process's doing.
+  template <typename Call>
+  auto at_the_disk(Call call) {
+    const Phase phase(request_.world, request_.shard.version.step, FlightPhase::outside, "disk");
+    return call();
+  }
+
   /// COLLECTIVE. Every rank must see the directory that the reporter sees, and write there.
   Result<void> check_sight() {
-    Result<void> mine = see();
+    Result<void> mine = at_the_disk([&] { return see(); });
     std::int64_t blind = mine ? 0 : 1;
     EW_TRY(comm::all_reduce_sum(request_.world, request_.group, std::span(&blind, 1),
                                 "sight of the checkpoints", deadline()));
@@ -155,7 +163,7 @@ class Restorer {
     Choice choice;
     std::optional<Error> failure;
     if (reporter()) {
-      auto chosen = choose_text(path);
+      auto chosen = at_the_disk([&] { return choose_text(path); });
       if (!chosen) {
         failure = chosen.error();
         choice = {Choice::Kind::failed, static_cast<std::int64_t>(failure->code), 0};
@@ -191,7 +199,7 @@ class Restorer {
 
   /// COLLECTIVE. False: damaged, and set aside.
   Result<bool> load(const Restored& candidate) {
-    const Result<void> mine = try_load_own(candidate);
+    const Result<void> mine = at_the_disk([&] { return try_load_own(candidate); });
     std::int64_t words[] = {!mine && mine.error().code == Code::corrupt ? 1 : 0,
                             !mine && mine.error().code != Code::corrupt ? 1 : 0};
     EW_TRY(comm::all_reduce_sum(request_.world, request_.group, words, "loading a checkpoint",
@@ -207,7 +215,7 @@ class Restorer {
     std::int64_t refused = 0;
     Result<void> renamed;
     if (reporter()) {
-      renamed = set_aside_if_damaged(candidate, mine);
+      renamed = at_the_disk([&] { return set_aside_if_damaged(candidate, mine); });
       refused = renamed ? 0 : 1;
     }
     EW_TRY(comm::broadcast(request_.world, request_.group, 0,

@@ -19,8 +19,11 @@ constexpr int kPings = 8;
 constexpr std::int64_t kTurnTimeouts = 2;
 
 constexpr std::array<std::string_view, 5> kOps = {"F", "B", "I", "W", "R"};
-constexpr std::array<std::string_view, static_cast<std::size_t>(FlightPhase::count)> kPhases = {
-    "reduce", "log", "commit", "update", "digest", "validation", "recovery"};
+constexpr auto kPhases = [] {
+  std::array<std::string_view, static_cast<std::size_t>(FlightPhase::count)> names;
+  for (std::size_t i = 0; i < names.size(); ++i) names[i] = name(static_cast<FlightPhase>(i));
+  return names;
+}();
 
 // Words of the reporter to the others while it has its file open.
 constexpr std::int64_t kWriting = 1, kClosed = 0;

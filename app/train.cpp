@@ -121,7 +121,7 @@ Result<std::vector<RankPlace>> find_places(const Config& config, comm::World& wo
   return exchange_places(world, comm::everyone(world), place, timeout);
 }
 
-/// Ends a process that its agent found excluded and that does not leave by itself.
+/// Ends a process that its agent found excluded or hanging and that does not leave by itself.
 [[noreturn]] void leave_now(int code) noexcept {
   std::fflush(stdout);
   report_exit(code);
@@ -140,6 +140,7 @@ Result<std::unique_ptr<member::Membership>> join(const Config& config, comm::Wor
                         .patience = elastic.patience_ms * kMillisecond,
                         .claim_directory = config.log.dir.empty() ? "" : config.log.dir + "/views",
                         .run = setup.identity.recipe,
+                        .hang = elastic.hang_ms * kMillisecond,
                         .leave_now = leave_now}));
   setup.trainer->follow(membership->board());
   return membership;
@@ -300,17 +301,22 @@ Result<int> run_train(const Settings& settings) {
   Console console(console_mode(config), config.log.every, setup.spec);
   if (reporter) console.table(start_rows(settings, setup, restored));
   warn_of_memory(setup, world->world_rank());
-  Reporter reports({.console = console,
-                    .files = std::move(files),
-                    .clock = world->clock(),
-                    .world_rank = world->world_rank(),
-                    .members = comm::everyone(*world).world_ranks,
-                    .tokens_per_step = setup.spec.tokens_per_step(),
-                    .first_step = [&](double bubble) {
-                      return first_step_text(setup, world->world_rank(), bubble);
-                    }});
+  Reporter reports(
+      {.console = console,
+       .files = std::move(files),
+       .clock = world->clock(),
+       .world_rank = world->world_rank(),
+       .members = comm::everyone(*world).world_ranks,
+       .tokens_per_step = setup.spec.tokens_per_step(),
+       .first_step =
+           [&](double bubble) { return first_step_text(setup, world->world_rank(), bubble); },
+       .stepped =
+           [&] {
+             if (membership) membership->judge(member::Judged::yes);
+           }});
   reports.started(places, resumed);
   const auto last = [&](const RunSummary& summary) -> Result<void> {
+    if (membership) membership->judge(member::Judged::no);  // files of any size are written now
     Result<void> dumped;
     if (!config.train.dump_state.empty())
       dumped = setup.trainer->dump_state(config.train.dump_state);

@@ -174,7 +174,7 @@ Result<RunSummary> Trainer::run_to_end(StepObserver& observer, const Ending& end
     const bool stopped = raw(step) < spec_.steps && (stop_agreed_ || reached_stop());
     if (stopped || raw(step) >= spec_.steps) break;
     if (checkpointer_ && checkpointer_->due(step) && step > checkpointer_->durable())
-      checkpointer_->begin(state_of(last_));
+      begin_checkpoint();
     EW_TRY(follow_speed());
     EW_TRY(run_step(next(step), observer));
   }
@@ -183,6 +183,11 @@ Result<RunSummary> Trainer::run_to_end(StepObserver& observer, const Ending& end
   done_ = summary;
   if (ending.close_world) EW_TRY(parts_.world.close(deadline()));
   return summary;
+}
+
+void Trainer::begin_checkpoint() {
+  const Phase phase(parts_.world, shard_.version.step, FlightPhase::outside, "checkpoint");
+  checkpointer_->begin(state_of(last_));
 }
 
 Result<void> Trainer::run_step(Step step, StepObserver& observer) {
@@ -235,7 +240,10 @@ Result<void> Trainer::compute(Step step, optim::CommitVote& vote) {
 }
 
 Result<void> Trainer::apply() {
-  if (checkpointer_) checkpointer_->wait_captured();
+  if (checkpointer_) {
+    const Phase phase(parts_.world, shard_.version.step, FlightPhase::outside, "checkpoint");
+    checkpointer_->wait_captured();
+  }
   const Phase phase(parts_.world, record_->version.step, FlightPhase::update, "update");
   EW_TRY(engine_->before_apply());
   parts_.world.probe(Point::during_apply);
@@ -291,6 +299,7 @@ Result<void> Trainer::tell(StepObserver& observer) {
   last_ = *std::exchange(untold_, std::nullopt);
   if (told_ >= step && !mutant(Mutant::step_written_twice)) return {};
   told_ = step;
+  const Phase phase(parts_.world, step, FlightPhase::outside, "report");
   return observer.on_step(last_);
 }
 
@@ -328,6 +337,7 @@ Result<RunSummary> Trainer::finish(bool stopped) {
     summary.work[static_cast<std::size_t>(group_.world_ranks[member])] = work[member];
   if (checkpointer_) {
     const bool wanted = stopped || parts_.checkpoint->last || checkpointer_->due(summary.last_step);
+    const Phase phase(parts_.world, summary.last_step, FlightPhase::outside, "last checkpoint");
     EW_ASSIGN(summary.durable,
               checkpointer_->finish(wanted ? std::optional(state_of(last_)) : std::nullopt));
     summary.checkpoints = checkpointer_->counts();

@@ -131,6 +131,7 @@ class Trainer {
   // The step loop.
   Result<RunSummary> attempt(StepObserver& observer, const Ending& ending);
   Result<RunSummary> run_to_end(StepObserver& observer, const Ending& ending);
+  void begin_checkpoint();
   Result<void> run_step(Step step, StepObserver& observer);
   Result<void> compute(Step step, optim::CommitVote& vote);
   Result<void> commit(Step step, const optim::CommitVote& vote);

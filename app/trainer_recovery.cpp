@@ -27,12 +27,13 @@ constexpr Nanoseconds kLook = kMillisecond;
 
 /// What the step loop did last: what it was doing when it left the step.
 std::string_view last_phase(const FlightRecorder& recorder) {
-  constexpr std::string_view phases[] = {"reduce", "log",        "commit",  "apply",
-                                         "digest", "validation", "recovery"};
-  static_assert(std::size(phases) == static_cast<std::size_t>(FlightPhase::count));
   const std::vector<FlightEvent> events = recorder.compute.snapshot();
   for (auto event = events.rbegin(); event != events.rend(); ++event) {
-    if (event->kind == FlightKind::phase) return phases[event->detail];
+    if (event->kind == FlightKind::phase) {
+      const auto phase = static_cast<FlightPhase>(event->detail);
+      if (phase == FlightPhase::outside) continue;
+      return phase == FlightPhase::update ? "apply" : name(phase);
+    }
     if (event->kind == FlightKind::action)
       return event->detail == static_cast<std::uint8_t>(layout::Op::forward) ? "forward"
                                                                              : "backward";
@@ -53,6 +54,7 @@ bool Trainer::view_changes(const Error& error) {
   if (error.code != Code::unrecoverable && error.code != Code::deadline) return false;
   Clock& clock = parts_.world.clock();
   const Deadline limit = Deadline::after(clock, kExplanation);
+  const Phase phase(parts_.world, shard_.version.step, FlightPhase::outside, "wait for a view");
   while (!parts_.board->fenced() &&
          parts_.board->newest().view.generation <= parts_.world.generation()) {
     if (limit.passed(clock)) return false;
@@ -116,7 +118,10 @@ Result<void> Trainer::recover(StepObserver& observer) {
   recovering_->lap(recover::Phase::agree, std::min(decision.decided_at, left));
 
   world.probe(Point::recover_begin);
-  if (checkpointer_) checkpointer_->abandon();
+  if (checkpointer_) {
+    const Phase phase(world, shard_.version.step, FlightPhase::outside, "abandon a checkpoint");
+    checkpointer_->abandon();
+  }
   world.adopt_view(decision.view.generation, decision.view.members);
   group_ = comm::everyone(world);
   speeds_ = {};          // not all may have seen the last ones
@@ -147,7 +152,10 @@ Result<void> Trainer::recover(StepObserver& observer) {
   world.probe(Point::recover_done);
   recovering_->lap(recover::Phase::gate, world.clock().now());
 
-  EW_TRY(observer.on_view(report.members));
+  {
+    const Phase reporting(world, shard_.version.step, FlightPhase::outside, "report");
+    EW_TRY(observer.on_view(report.members));
+  }
   // Without a record nothing was committed here: the state is a checkpoint's, which was told.
   if (record_ && choice->reported < shard_.version.step) untold_ = report_of(*record_, 0);
   return {};
@@ -282,6 +290,7 @@ Result<void> Trainer::remake_checkpointer(Step durable) {
 void Trainer::note_commit(StepObserver& observer) {
   if (!recovering_) return;
   const Nanoseconds now = parts_.world.clock().now();
+  const Phase phase(parts_.world, shard_.version.step, FlightPhase::outside, "report");
   recover::RecoveryReport& report = recovering_->report;
   if (!std::exchange(recovering_->told, true)) {
     recovering_->lap(recover::Phase::first_step, now);

@@ -40,7 +40,7 @@ Result<void> check(const std::vector<std::int32_t>& ranks, const Fault& fault,
 }  // namespace
 
 std::string_view name(Kind kind) {
-  constexpr std::string_view kNames[] = {"kill", "stop", "exit", "slow", "cut", "corrupt"};
+  constexpr std::string_view kNames[] = {"kill", "stop", "exit", "hang", "slow", "cut", "corrupt"};
   return kNames[static_cast<std::size_t>(kind)];
 }
 

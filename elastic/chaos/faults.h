@@ -14,7 +14,7 @@
 
 namespace elaswave::chaos {
 
-enum class Kind : std::uint8_t { kill, stop, exit, slow, cut, corrupt };
+enum class Kind : std::uint8_t { kill, stop, exit, hang, slow, cut, corrupt };
 std::string_view name(Kind kind);
 
 /// Whom a fault hits.

@@ -13,7 +13,7 @@ namespace {
 constexpr auto kPoints = static_cast<std::size_t>(Point::count);
 
 bool has_a_point(Kind kind) {
-  return kind == Kind::kill || kind == Kind::stop || kind == Kind::exit;
+  return kind == Kind::kill || kind == Kind::stop || kind == Kind::exit || kind == Kind::hang;
 }
 
 }  // namespace
@@ -74,6 +74,7 @@ void Injector::State::act(const Fault& fault, Point point) const {
   if (fault.kind == Kind::kill) effects.kill();
   if (fault.kind == Kind::stop) effects.stop();
   if (fault.kind == Kind::exit) effects.exit(fault.code);
+  if (fault.kind == Kind::hang) effects.hang();
 }
 
 void Injector::State::hit(Point point) {
@@ -93,6 +94,10 @@ Effects process_effects() {
               },
           .stop = [] { ::kill(::getpid(), SIGSTOP); },
           .exit = [](int code) { ::_exit(code); },
+          .hang =
+              [] {
+                for (;;) ::pause();
+              },
           .say = {}};
 }
 

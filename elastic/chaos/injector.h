@@ -14,11 +14,13 @@ struct Effects {
   std::function<void()> kill;
   std::function<void()> stop;
   std::function<void(int code)> exit;
+  std::function<void()> hang;  // the thread that calls it
   /// Before one of the above, for the log; may be empty.
   std::function<void(const std::string& what)> say;
 };
 
-/// Of the process itself: SIGKILL, SIGSTOP (for ever; a SIGCONT from outside wakes it), _exit.
+/// Of the process itself: SIGKILL, SIGSTOP (for ever; a SIGCONT from outside wakes it), _exit;
+/// a hang sleeps for ever.
 Effects process_effects();
 
 /// Knows the step from the probes: `resumed`, the state the run begins with, goes up by one where a

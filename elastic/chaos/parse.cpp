@@ -42,6 +42,7 @@ std::string_view example(std::string_view option) {
       {"kill", "chaos.kill=rank=3,step=5,point=after_log"},
       {"stop", "chaos.stop=rank=any,seed=7,step=5"},
       {"exit", "chaos.exit=ranks=1+2,step=5,code=70"},
+      {"hang", "chaos.hang=rank=3,step=5,point=after_forward"},
       {"slow", "chaos.slow=rank=3,step=5,factor=2.5,until=9"},
       {"cut", "chaos.cut=a=0+1,b=2+3,step=5,until=9"},
       {"corrupt", "chaos.corrupt=what=copy,domain=node1,step=5"},
@@ -225,6 +226,7 @@ Result<void> read_own(Kind kind, Fields& fields, Fault& fault) {
   switch (kind) {
     case Kind::kill:
     case Kind::stop:
+    case Kind::hang:
       return read_point(fields, fault);
     case Kind::exit: {
       EW_ASSIGN(const auto code, fields.integer("code", 0, 255));

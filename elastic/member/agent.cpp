@@ -68,10 +68,7 @@ void Agent::State::handle(const Event& event) {
                  [&](const Received& e) { received(e.peer, e.bytes); },
                  [&](const TimerFired&) {},
                  [&](const ClaimHeld& e) { on_claim(e); },
-                 // The accused answers for itself: its agent ends the doubt (README).
-                 [&](const Accused& e) {
-                   if (!waking) suspect(e.peer);
-                 },
+                 [&](const Accused& e) { accused(e.peer); },
                  [&](const Leaving&) { leave(); },
              },
              event);
@@ -120,13 +117,14 @@ void Agent::State::tick() {
     return;
   }
   watch_silence();
+  if (!over()) ask();
   if (over()) return;
   keep_links();
   if (attempt_at() <= now) attempt();
 }
 
 Nanoseconds Agent::State::next_wake() const {
-  Nanoseconds next = std::min(next_link_wake(), attempt_at());
+  Nanoseconds next = std::min({next_link_wake(), next_question(), attempt_at()});
   if (pending())
     next = std::min(next, (pending_since == kNever ? now : pending_since) + options.patience);
   if (waking) next = std::min(next, waking->since + options.patience);
@@ -134,9 +132,12 @@ Nanoseconds Agent::State::next_wake() const {
 }
 
 std::string Agent::State::text() const {
-  return fmt::format("rank {} in view {} of {}, doubts [{}], ended [{}], ballot {}.{}{}{}", self,
-                     raw(view.generation), view.members.size(), fmt::join(suspected.list(), " "),
-                     fmt::join(ended.list(), " "), promised.round, promised.proposer,
+  std::string pairs;
+  for (const auto& [low, high] : severed_pairs(ended, 0)) pairs += fmt::format(" {}-{}", low, high);
+  return fmt::format("rank {} in view {} of {}, doubts [{}], ended [{}],{}{} ballot {}.{}{}{}",
+                     self, raw(view.generation), view.members.size(),
+                     fmt::join(suspected.list(), " "), fmt::join(ended.list(), " "),
+                     pairs.empty() ? "" : " severed", pairs, promised.round, promised.proposer,
                      accepted ? ", accepted" : "", waking ? ", waking" : "");
 }
 

@@ -64,7 +64,8 @@ struct ClaimHeld {
   Generation generation{};
   std::optional<std::vector<std::byte>> value;
 };
-/// What the data plane has noticed and the links have not: this peer does not answer (a deadline).
+/// The data plane waits in vain for this peer, whatever the links say: it is asked, and when it
+/// does not answer here though others vouch for it, one of the two has to go (README).
 struct Accused {
   std::int32_t peer = 0;
 };

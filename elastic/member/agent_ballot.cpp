@@ -38,7 +38,8 @@ Nanoseconds Agent::State::attempt_at() const {
                         (promised.proposer == self && news_at > attempted_at);
   if (position == 0 && own_turn) {
     // What is only doubted gets the time to answer; what ends together is decided together.
-    const Nanoseconds wait = ended.contains(suspected) ? settle() : 4 * options.heartbeat;
+    const bool proven = !suspected.empty() && ended.contains(suspected);
+    const Nanoseconds wait = proven ? settle() : 4 * options.heartbeat;
     return std::min(news_at + wait, since + 4 * wait);
   }
   const auto jitter =
@@ -47,12 +48,13 @@ Nanoseconds Agent::State::attempt_at() const {
   return progress_at + turn() * (position + 1) + jitter;
 }
 
-/// Members that have ended, or were doubted for long enough to have answered.
+/// Members that have ended, or were doubted for long enough to have answered; and of pairs that are
+/// still severed then, one each.
 RankSet Agent::State::given_up_on() const {
   RankSet result = suspected & ended;
   for (const auto& [rank, since] : doubted_at)
     if (now - since >= 4 * options.heartbeat && suspected.has(rank)) result.add(rank);
-  return result;
+  return result | one_of_each(severed_pairs(result, 4 * options.heartbeat), options.world_size);
 }
 
 void Agent::State::attempt() {
@@ -126,7 +128,7 @@ void Agent::State::join_wave(const Message& message, std::int32_t parent) {
   else
     accepted = Accepted{message.ballot, message.ranks};
   for (const std::int32_t peer : peers()) {
-    if (peer == parent || suspected.has(peer) || gone.has(peer)) continue;
+    if (peer == parent || suspected.has(peer) || gone.has(peer) || mute(peer)) continue;
     send(peer, message);
     fresh.sent.add(peer);
   }

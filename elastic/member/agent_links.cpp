@@ -51,7 +51,7 @@ void Agent::State::unreachable(std::int32_t peer) {
   if (it == links.end() || it->second.at != Link::At::dialing) return;
   it->second.at = Link::At::none;
   it->second.dial_at = now + 4 * options.heartbeat;
-  if (!waking && !gone.has(peer)) suspect(peer);
+  if (!waking && !gone.has(peer) && !severed_from(peer)) suspect(peer);
 }
 
 void Agent::State::received(std::int32_t peer, std::span<const std::byte> bytes) {
@@ -66,6 +66,7 @@ void Agent::State::received(std::int32_t peer, std::span<const std::byte> bytes)
     return;
   }
   link.heard_at = now;
+  link.vouched = false;
   if (message->kind == Kind::hello) {
     on_hello(peer, *message);
     return;
@@ -97,6 +98,8 @@ void Agent::State::on_hello(std::int32_t peer, const Message& message) {
   if (suspected.has(peer)) learn_alive(peer, lives[static_cast<std::size_t>(peer)] + 1, peer);
   const std::vector<Doubt> known = doubts();
   if (!known.empty()) send(peer, {.kind = Kind::suspect, .doubts = known});
+  if (!severed.empty()) send(peer, {.kind = Kind::severed, .severed = all_severed()});
+  answered(peer);
   heard_awake(peer);
 }
 
@@ -138,6 +141,9 @@ void Agent::State::dispatch(std::int32_t peer, const Message& message) {
       send(peer, {.kind = Kind::pong, .nonce = message.nonce});
       return;
     case Kind::pong:
+      if (const auto it = questions.find(peer);
+          it != questions.end() && message.nonce == static_cast<std::uint64_t>(it->second.since))
+        answered(peer);
       if (waking && message.nonce == static_cast<std::uint64_t>(waking->since)) heard_awake(peer);
       return;
     case Kind::suspect:
@@ -145,6 +151,9 @@ void Agent::State::dispatch(std::int32_t peer, const Message& message) {
       return;
     case Kind::alive:
       learn_alive(message.rank, message.life, peer);
+      return;
+    case Kind::severed:
+      learn_severed(message.severed, peer);
       return;
     case Kind::prepare:
     case Kind::accept:
@@ -220,12 +229,12 @@ void Agent::State::keep_links() {
   for (auto& [peer, link] : links) {
     if (link.at == Link::At::none && now >= link.dial_at) {
       link.dial_at = kNever;
-      const bool needed = wanted.has(peer) || suspected.has(peer);
+      const bool needed = wanted.has(peer) || suspected.has(peer) || questions.contains(peer);
       if (!needed || ended.has(peer) || gone.has(peer)) continue;
       link.at = Link::At::dialing;
       emit(Dial{peer});
     } else if (link.at == Link::At::open && link.greeted) {
-      if (quiet && !wanted.has(peer) && !link.unlinked) {
+      if (quiet && !wanted.has(peer) && !link.unlinked && !questions.contains(peer)) {
         link.unlinked = true;
         send(peer, {.kind = Kind::unlink});
       }
@@ -263,6 +272,8 @@ void Agent::State::wake_late() {
   waking = Waking{now, RankSet(options.world_size)};
   if (pending_since != kNever) pending_since = now;
   if (mine) give_up();
+  // An answer may be there already, unread. Who still waits in vain accuses again.
+  std::erase_if(questions, [](const auto& entry) { return !entry.second.severed; });
   for (auto& [peer, link] : links) {
     link.heard_at = now;
     if (link.at == Link::At::open && link.greeted)

@@ -132,6 +132,29 @@ void read_echo(Reader& from, Message& message) {
   from.check(!message.accepted->value.empty());
 }
 
+void write_severed(Writer& to, const Message& message) {
+  to.number(static_cast<std::uint32_t>(message.severed.size()));
+  for (const Severed& one : message.severed) {
+    to.rank(one.by);
+    to.rank(one.from);
+    to.number(one.number);
+  }
+}
+
+/// A count that is too high ends with the bytes.
+void read_severed(Reader& from, Message& message) {
+  const auto count = from.number<std::uint32_t>();
+  from.check(count >= 1);
+  for (std::uint32_t i = 0; i < count && from.good(); ++i) {
+    Severed one;
+    one.by = from.rank();
+    one.from = from.rank();
+    one.number = from.life();
+    from.check(one.by != one.from && one.number >= 1);
+    message.severed.push_back(one);
+  }
+}
+
 void write_fields(Writer& to, const Message& message) {
   switch (message.kind) {
     case Kind::hello:
@@ -163,6 +186,9 @@ void write_fields(Writer& to, const Message& message) {
       return;
     case Kind::echo:
       write_echo(to, message);
+      return;
+    case Kind::severed:
+      write_severed(to, message);
       return;
     case Kind::decide:
       to.set(message.ranks);
@@ -217,6 +243,9 @@ void read_fields(Reader& from, Message& message, std::int32_t world_size) {
     case Kind::echo:
       read_echo(from, message);
       return;
+    case Kind::severed:
+      read_severed(from, message);
+      return;
     case Kind::decide:
     case Kind::stale:
       message.ranks = from.set();
@@ -246,7 +275,7 @@ std::optional<Message> decode(std::span<const std::byte> bytes, std::int32_t wor
   const auto version = from.number<std::uint8_t>();
   const auto kind = from.number<std::uint8_t>();
   if (version != kVersion || kind < static_cast<std::uint8_t>(Kind::hello) ||
-      kind > static_cast<std::uint8_t>(Kind::unlink))
+      kind > static_cast<std::uint8_t>(Kind::severed))
     return std::nullopt;
   Message message;
   message.kind = static_cast<Kind>(kind);

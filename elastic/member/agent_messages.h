@@ -26,6 +26,7 @@ enum class Kind : std::uint8_t {
   stale,    // the sender's view, to whoever spoke of an older one or is no member
   goodbye,  // this process leaves in good order
   unlink,   // the sender does not need this link; it ends if the other does not need it either
+  severed,  // flooded: pairs that do not reach each other, and those that do again
 };
 
 struct Ballot {
@@ -52,6 +53,13 @@ struct Doubt {
   bool ended = false;
 };
 
+/// `by` does not reach `from`, though others do. `number` counts what `by` says of it: odd, it is
+/// so; even, it no longer is.
+struct Severed {
+  std::int32_t by = 0, from = 0;
+  std::uint32_t number = 0;
+};
+
 /// Only the fields of `kind` travel; the others keep their defaults.
 struct Message {
   Kind kind = Kind::heartbeat;
@@ -63,6 +71,7 @@ struct Message {
   std::uint64_t nonce = 0;           // ping, pong
   std::uint32_t life = 0;            // alive
   std::vector<Doubt> doubts;         // suspect
+  std::vector<Severed> severed;      // severed
   Ballot ballot;                     // prepare, accept, echo
   Phase phase = Phase::prepare;      // echo
   Ballot higher;                     // echo: the highest ballot promised below, when above `ballot`

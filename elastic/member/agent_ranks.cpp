@@ -1,7 +1,9 @@
 #include "elastic/member/agent_ranks.h"
 
+#include <algorithm>
 #include <bit>
 #include <cstddef>
+#include <map>
 
 #include "io/base/error.h"
 
@@ -95,6 +97,26 @@ RankSet neighbours(const RankSet& ranks, std::int32_t self) {
   for (std::size_t distance = 1; distance < count; distance *= 2) {
     result.add(ring[(at + distance) % count]);
     result.add(ring[(at + count - distance) % count]);
+  }
+  return result;
+}
+
+RankSet one_of_each(std::vector<RankPair> pairs, std::int32_t world_size) {
+  std::sort(pairs.begin(), pairs.end());
+  pairs.erase(std::unique(pairs.begin(), pairs.end()), pairs.end());
+  RankSet result(world_size);
+  while (!pairs.empty()) {
+    std::map<std::int32_t, int> counts;
+    for (const auto& [low, high] : pairs) {
+      ++counts[low];
+      ++counts[high];
+    }
+    std::int32_t most = counts.begin()->first;
+    for (const auto& [rank, count] : counts)
+      if (count >= counts[most]) most = rank;
+    result.add(most);
+    std::erase_if(
+        pairs, [most](const RankPair& pair) { return pair.first == most || pair.second == most; });
   }
   return result;
 }

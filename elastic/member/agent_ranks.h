@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 namespace elaswave::member {
@@ -42,5 +43,12 @@ class RankSet {
 /// distances 1, 2, 4, ... along the ring of the sorted ranks, both ways. Symmetric: ranks that
 /// agree on the set agree on every edge.
 RankSet neighbours(const RankSet& ranks, std::int32_t self);
+
+/// World ranks.
+using RankPair = std::pair<std::int32_t, std::int32_t>;
+
+/// Ranks without which none of `pairs` is left whole: again and again the one in most of the pairs
+/// that are, of equals the highest. A pair that is listed twice counts once.
+RankSet one_of_each(std::vector<RankPair> pairs, std::int32_t world_size);
 
 }  // namespace elaswave::member

@@ -24,12 +24,27 @@ struct Link {
   At at = At::none;
   bool dialled = false;     // by this end
   bool greeted = false;     // its hello was good: it speaks for the process we know
+  bool vouched = false;     // silent, but there, as others say: nothing has come over it since
   bool unlinked = false;    // it was told that this end does not need the link
   std::uint32_t told = 0;   // the last generation it was told of by stale or decide
   std::uint32_t asked = 0;  // the last newer generation that this end asked it about
   Nanoseconds heard_at = 0;
   Nanoseconds sent_at = 0;
   Nanoseconds dial_at = kNever;
+};
+
+/// A peer that the data plane waits for in vain and that has not answered this agent yet.
+struct Question {
+  Nanoseconds since = 0;
+  Nanoseconds ask_at = 0;  // next
+  bool doubted = false;    // the others have been asked as well
+  bool severed = false;    // it is there, they say, and does not answer here: told to all
+};
+
+/// What is known of a pair: the newest word of the rank that told of it.
+struct Cut {
+  std::uint32_t number = 0;  // Severed::number
+  Nanoseconds since = 0;     // learned
 };
 
 /// One phase of one ballot on its way through the overlay.
@@ -113,7 +128,24 @@ struct Agent::State {
   void learn_alive(std::int32_t rank, std::uint32_t answer, std::int32_t from);
   std::vector<Doubt> doubts() const;
   /// Whether the next view has to be decided.
-  bool pending() const { return accepted.has_value() || !suspected.empty(); }
+  bool pending() const {
+    return accepted.has_value() || !suspected.empty() || !severed_pairs(ended, 0).empty();
+  }
+
+  // --- agent_severed.cpp ------------------------------------------------------------------------
+  void accused(std::int32_t peer);
+  void answered(std::int32_t peer);
+  void ask();
+  void ask(std::int32_t peer, Question& question);
+  Nanoseconds next_question() const;
+  Nanoseconds patience_with_answers() const { return 2 * options.heartbeat; }
+  void say_severed(std::int32_t peer);
+  void learn_severed(const std::vector<Severed>& heard, std::int32_t from);
+  std::vector<Severed> all_severed() const;
+  std::vector<RankPair> severed_pairs(const RankSet& lost, Nanoseconds least) const;
+  bool severed_from(std::int32_t peer) const;
+  /// A ballot would wait there for nothing: its messages reach `peer` by way of others, if at all.
+  bool mute(std::int32_t peer) const;
 
   // --- agent_ballot.cpp -------------------------------------------------------------------------
   Nanoseconds attempt_at() const;
@@ -159,6 +191,8 @@ struct Agent::State {
   std::map<std::int32_t, Nanoseconds> doubted_at;  // of suspected, and of ended ones before that
   std::vector<std::uint32_t> lives;                // by world rank: the highest heard of
   std::vector<std::optional<std::uint64_t>> incarnations;
+  std::map<RankPair, Cut> severed;  // members, by (who told of it, the other)
+  std::map<std::int32_t, Question> questions;
   Nanoseconds installed_at = 0;
   Nanoseconds news_at = 0;  // the last new doubt
   Nanoseconds pending_since = kNever;

@@ -94,7 +94,10 @@ void Agent::State::learn_alive(std::int32_t rank, std::uint32_t answer, std::int
     suspected.remove(rank);
     doubted_at.erase(rank);
     overlay_stale = true;
-    if (const auto it = links.find(rank); it != links.end()) it->second.heard_at = now;
+    if (const auto it = links.find(rank); it != links.end()) {
+      it->second.vouched = from != rank && now >= it->second.heard_at + 2 * options.heartbeat;
+      it->second.heard_at = now;
+    }
   }
   flood({.kind = Kind::alive, .rank = rank, .life = life}, from);
 }

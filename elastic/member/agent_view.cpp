@@ -38,6 +38,9 @@ void Agent::State::start_generation(std::uint32_t generation, const RankSet& nex
   suspected = (suspected | ended) & members;
   std::erase_if(doubted_at, [&](const auto& doubt) { return !suspected.has(doubt.first); });
   for (const std::int32_t rank : suspected.list()) doubted_at.emplace(rank, now);
+  std::erase_if(severed, [&](const auto& cut) {
+    return !members.has(cut.first.first) || !members.has(cut.first.second);
+  });
   promised = {};
   accepted.reset();
   wave.reset();

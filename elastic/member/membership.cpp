@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <numeric>
 #include <optional>
@@ -14,6 +15,8 @@
 #include "elastic/member/claim_file.h"
 #include "elastic/member/host_address.h"
 #include "elastic/member/tcp_links.h"
+#include "elastic/member/two_timers.h"
+#include "elastic/member/watchdog.h"
 #include "io/base/file_system.h"
 #include "io/base/hash.h"
 #include "io/base/log.h"
@@ -23,6 +26,14 @@ namespace elaswave::member {
 namespace {
 
 constexpr Nanoseconds kLeaveAfterFence = 5 * kSecond;
+// How often a watchdog looks: so that a limit is kept to a few per cent, and no more often than
+// needed.
+constexpr Nanoseconds kLooksInLimit = 32;
+constexpr Nanoseconds kLookLeast = 10 * kMillisecond, kLookMost = kSecond;
+
+Nanoseconds look_interval(Nanoseconds hang) {
+  return std::clamp(hang / kLooksInLimit, kLookLeast, kLookMost);
+}
 
 /// What each rank tells the others at the start. No padding.
 struct Offer {
@@ -52,15 +63,32 @@ std::uint64_t make_incarnation(std::uint64_t host, const comm::World& world) {
   return combine64(hash, static_cast<std::uint64_t>(world.world_rank()));
 }
 
+AgentShell::Parts with_links(AgentShell::Parts parts, comm::ControlLinks& links) {
+  return {.agent = parts.agent,
+          .world = parts.world,
+          .links = links,
+          .board = parts.board,
+          .claims = parts.claims};
+}
+
 /// Between the links and the shell: sees when the agent has fenced this process, closes its door
-/// and sets the watchdog.
+/// and sees to it that it leaves; looks whether it still works.
 class Host final : public comm::ControlHandler {
  public:
-  Host(const AgentShell::Parts& parts, TcpLinks& links, void (*leave_now)(int) noexcept)
-      : shell_(parts), links_(links), leave_now_(leave_now) {}
+  Host(const AgentShell::Parts& parts, TcpLinks& links, const MembershipOptions& options)
+      : timers_(links),
+        shell_(with_links(parts, timers_)),
+        links_(links),
+        leave_now_(options.leave_now),
+        recorder_(parts.world.recorder()),
+        world_rank_(parts.world.world_rank()),
+        look_every_(options.hang > 0 ? look_interval(options.hang) : 0),
+        watchdog_(options.hang, look_every_) {}
   AgentShell& shell() { return shell_; }
+  void judge(Judged judged) { judged_ = judged; }
 
   void start(Nanoseconds now) override {
+    if (look_every_ > 0) timers_.look_at(now + look_every_);
     tell(now, [&] { shell_.start(now); });
   }
   void opened(int peer, Nanoseconds now) override {
@@ -79,6 +107,11 @@ class Host final : public comm::ControlHandler {
     tell(now, [&] { shell_.unreachable(peer, now); });
   }
   void timer(Nanoseconds now) override {
+    if (timers_.take_look(now)) {
+      look(now);
+      timers_.look_at(now + look_every_);
+    }
+    if (!timers_.take_wake(now)) return;
     if (!fenced_) return tell(now, [&] { shell_.timer(now); });
     log_error("this process was fenced and has not left in time");
     if (leave_now_ != nullptr) leave_now_(exit_code(Code::excluded));
@@ -87,10 +120,25 @@ class Host final : public comm::ControlHandler {
     tell(now, [&] { shell_.accuse(peer, now); });
   }
   void leave(Nanoseconds now) {
+    judged_ = Judged::no;
     tell(now, [&] { shell_.leave(now); });
   }
 
  private:
+  void look(Nanoseconds now) {
+    if (fenced_ || judged_ == Judged::no) return watchdog_.pause();
+    const std::optional<Verdict> verdict = watchdog_.look(look_at(recorder_, world_rank_), now);
+    if (!verdict) return;
+    const std::string text = text_of(*verdict, recorder_, now);
+    if (verdict->kind == Verdict::Kind::in_vain) {
+      log_warn("{}", text);
+      return accuse(verdict->peer, now);
+    }
+    log_error("{}", text);
+    judged_ = Judged::no;  // said once
+    if (leave_now_ != nullptr) leave_now_(exit_code(Code::bug));
+  }
+
   template <typename Call>
   void tell(Nanoseconds now, Call call) {
     if (fenced_) return;
@@ -100,12 +148,18 @@ class Host final : public comm::ControlHandler {
     // For good: this process is never a member again, so peers may take it for ended, and learn it
     // from the refused dial.
     links_.shut();
-    links_.wake_at(now + kLeaveAfterFence);
+    timers_.wake_at(now + kLeaveAfterFence);
   }
 
+  TwoTimers timers_;
   AgentShell shell_;
   TcpLinks& links_;
   void (*leave_now_)(int) noexcept;
+  const FlightRecorder& recorder_;
+  std::int32_t world_rank_;
+  Nanoseconds look_every_;  // 0: never
+  Watchdog watchdog_;
+  std::atomic<Judged> judged_ = Judged::no;
   bool fenced_ = false;
 };
 
@@ -270,7 +324,7 @@ Result<std::unique_ptr<Membership>> Membership::start(comm::World& world,
                                 .links = *parts->links,
                                 .board = *parts->board,
                                 .claims = parts->claims.get()};
-  parts->host = std::make_unique<Host>(shell, *parts->links, options.leave_now);
+  parts->host = std::make_unique<Host>(shell, *parts->links, options);
   const TcpOptions tcp{
       .world_rank = start.me(), .run = start.run(), .incarnation = start.mine().incarnation};
   EW_TRY(parts->links->start(tcp, peers_of(start), *parts->host));
@@ -296,6 +350,10 @@ void Membership::accuse(int peer) {
       [host = parts_->host.get(), peer](Nanoseconds now) { host->accuse(peer, now); });
 }
 
+void Membership::judge(Judged judged) {
+  parts_->host->judge(judged);
+}
+
 void Membership::leave() {
   if (left_) return;
   parts_->links->post([host = parts_->host.get()](Nanoseconds now) { host->leave(now); });
@@ -304,6 +362,7 @@ void Membership::leave() {
 
 void Membership::end() {
   if (std::exchange(left_, true)) return;
+  judge(Judged::no);
   if (parts_->links->stop(kSecond)) return;
   // Stuck in the claim store: the file system does not answer. What the thread touches stays, and
   // the world, which may go now, is none of it any more.

@@ -27,10 +27,17 @@ struct MembershipOptions {
   std::string interface;
   /// For the exchange at the start.
   Nanoseconds start_patience = 60 * kSecond;
-  /// Ends the process. Called on the agent's thread, with 7, when the process is still there 5 s
-  /// after it was fenced: stuck where no view reaches it. Null: a line in the log.
+  /// While judge(Judged::yes) holds: a process that waits for no peer and makes no progress for so
+  /// long, at least (Watchdog::limit), ends itself; a peer waited for longer is asked whether it is
+  /// there. 0: never.
+  Nanoseconds hang = 0;
+  /// Ends the process. Called on the agent's thread: with 7 when the process is still there 5 s
+  /// after it was fenced, stuck where no view reaches it; with 70 when it hangs. Null: a line in
+  /// the log.
   void (*leave_now)(int code) noexcept = nullptr;
 };
+
+enum class Judged : std::uint8_t { no, yes };
 
 class Membership {
  public:
@@ -47,8 +54,12 @@ class Membership {
 
   /// THREADS: any.
   ViewBoard& board();
-  /// The data plane waits in vain for `peer`. THREADS: any, before leave().
+  /// The data plane waits in vain for `peer`: asks whether it is there. THREADS: any, before
+  /// leave().
   void accuse(int peer);
+  /// Whether it would be a fault of this process to stand still: from the first step to the last,
+  /// whose pace is known. Not at the start. Cheap. THREADS: any.
+  void judge(Judged judged);
   /// Says goodbye to the peers and ends the thread. Returns within about a second whatever happens.
   /// The second call does nothing. THREADS: one caller.
   void leave();

@@ -80,6 +80,7 @@ struct TcpLinks::State : std::enable_shared_from_this<TcpLinks::State> {
   std::uint64_t wishes = 0;  // calls of wake_at()
   std::uint16_t port = 0;
   bool shut = false;
+  bool stopping = false;
 
   std::thread thread;
   std::mutex mutex;
@@ -339,6 +340,7 @@ bool TcpLinks::stop(Nanoseconds patience) {
   if (!s.thread.joinable()) return true;
   asio::post(s.io, [&s] {
     s.close_all();
+    s.stopping = true;
     s.timer.cancel();
     s.busy.reset();  // run() returns when the last link is closed
   });
@@ -380,6 +382,8 @@ void TcpLinks::close(int to) {
 
 void TcpLinks::wake_at(Nanoseconds at) {
   State& s = *state_;
+  // A timer that had fired before it could be cancelled must not keep the thread for ever.
+  if (s.stopping) return;
   s.timer.expires_after(std::chrono::nanoseconds(std::max<Nanoseconds>(at - s.clock.now(), 0)));
   // Counted: a timer that has fired already cannot be cancelled.
   s.timer.async_wait([&s, wish = ++s.wishes](const asio::error_code& error) {

@@ -89,16 +89,28 @@ std::vector<FlightEvent> FlightLane::snapshot() const {
   const std::uint64_t end = count();
   std::vector<FlightEvent> events;
   events.reserve(static_cast<std::size_t>(std::min<std::uint64_t>(end, capacity_)));
-  for (std::uint64_t number = end > capacity_ ? end - capacity_ : 0; number < end; ++number) {
-    const Slot& slot = slots_[number % capacity_];
-    if (slot.sequence.load(std::memory_order_acquire) != 2 * number + 2) continue;
-    Words words;
-    for (std::size_t i = 0; i < kWords; ++i)
-      words[i] = slot.words[i].load(std::memory_order_acquire);
-    if (slot.sequence.load(std::memory_order_relaxed) != 2 * number + 2) continue;
-    events.push_back(unpack(words));
-  }
+  for (std::uint64_t number = end > capacity_ ? end - capacity_ : 0; number < end; ++number)
+    if (const auto event = read(number)) events.push_back(*event);
   return events;
+}
+
+std::optional<FlightEvent> FlightLane::newest() const {
+  // Overwritten while it was read: then there is a newer one.
+  for (;;) {
+    const std::uint64_t end = count();
+    if (end == 0) return std::nullopt;
+    if (const auto event = read(end - 1)) return event;
+  }
+}
+
+/// Nothing when the event is overwritten, or is being overwritten.
+std::optional<FlightEvent> FlightLane::read(std::uint64_t number) const {
+  const Slot& slot = slots_[number % capacity_];
+  if (slot.sequence.load(std::memory_order_acquire) != 2 * number + 2) return std::nullopt;
+  Words words;
+  for (std::size_t i = 0; i < kWords; ++i) words[i] = slot.words[i].load(std::memory_order_acquire);
+  if (slot.sequence.load(std::memory_order_relaxed) != 2 * number + 2) return std::nullopt;
+  return unpack(words);
 }
 
 }  // namespace elaswave

@@ -5,7 +5,10 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <memory>
+#include <optional>
+#include <string_view>
 #include <vector>
 
 #include "io/base/clock.h"
@@ -29,8 +32,16 @@ enum class FlightPhase : std::uint8_t {
   digest,
   validation,
   recovery,
+  outside,  // waits for what is no rank (a disk, the agents): how long is not its doing
   count,
 };
+
+constexpr std::string_view name(FlightPhase phase) {
+  constexpr std::string_view names[] = {"reduce", "log",        "commit",   "update",
+                                        "digest", "validation", "recovery", "outside"};
+  static_assert(std::size(names) == static_cast<std::size_t>(FlightPhase::count));
+  return names[static_cast<std::size_t>(phase)];
+}
 
 struct FlightEvent {
   Nanoseconds begin = 0, end = 0;  // of the rank's clock; end 0: under way
@@ -62,12 +73,16 @@ class FlightLane {
 
   /// Oldest first.
   std::vector<FlightEvent> snapshot() const;
+  /// The event started last; nothing before the first one.
+  std::optional<FlightEvent> newest() const;
   /// Events ever started.
   std::uint64_t count() const { return next_.load(std::memory_order_acquire); }
   std::size_t capacity() const { return capacity_; }
 
  private:
   struct Slot;
+  std::optional<FlightEvent> read(std::uint64_t number) const;
+
   std::size_t capacity_;
   std::unique_ptr<Slot[]> slots_;
   std::atomic<std::uint64_t> next_{0};
@@ -80,6 +95,10 @@ inline constexpr std::size_t kFlightCapacity = 4096;
 struct FlightRecorder {
   explicit FlightRecorder(std::size_t capacity) : compute(capacity), communication(capacity) {}
   FlightLane compute, communication;
+  /// Rounds of the communication thread, which makes one at least every few milliseconds unless it
+  /// is stuck inside the transport. 0: there is no such thread, or it rightly waits in there (while
+  /// the transport is opened or closed).
+  std::atomic<std::uint64_t> turns{0};
 };
 
 }  // namespace elaswave

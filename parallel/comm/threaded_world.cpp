@@ -122,6 +122,7 @@ class CommunicationThread {
       if (closing_ && messenger_->idle() && messenger_->drained()) finish_close();
       if (moved) last_moved_ = clock_.now();
       report(commands.size(), moved);
+      if (!wire_closed_) mailbox_->recorder.turns.fetch_add(1, std::memory_order_relaxed);
     }
   }
 
@@ -160,6 +161,7 @@ class CommunicationThread {
     // After a failure the transport's own end would wait for the dead (facts in README): leave it
     // as it is.
     const bool whole = generation_ == Generation{} && !messenger_->failure();
+    mailbox_->recorder.turns = 0;  // in there it waits for its peers
     Result<void> closed = whole ? wire_->close() : Result<void>{};
     wire_closed_ = whole;
     std::lock_guard lock(mailbox_->mutex);

@@ -176,6 +176,22 @@ def case_kinds(bench):
                   "--chaos.kill=rank=1,step=3;rank=4,step=20,point=after_reduce", steps=24)
 
 
+def case_hang(bench):
+    """A rank whose compute thread or communication thread never comes back ends itself; the others go on."""
+    bench.set_shape("--parallel.pp=2", "--elastic.hang_ms=4000")
+    for victim, point, thread in ((3, "after_forward", "compute"), (0, "during_apply", "compute"), (4, "receive_chunk", "communication")):
+        with bench.job(f"hang-{point}", 8, f"--chaos.hang=rank={victim},step=4,point={point}", steps=8) as run:
+            run.fenced = {victim}  # it leaves by itself
+            _, err = run.finish()
+            for said in (rf"chaos\.hang=.*: rank {victim} at {point}\b", rf"rank {victim}\b.*this process hangs: its {thread} thread",
+                         rf"rank {victim} left with code 70"):
+                expect(re.search(said, err), f"{point}: nobody said {said}\n{err}")
+            lost = [event["lost"] for event in run.events("recovery")]
+            expect(lost == [[victim]], f"{point}: lost {lost}")
+    print("campaign: hangs of the compute thread in a forward and in apply and of the communication thread: each time that rank "
+          "ended itself and the others went on, every digest equal")
+
+
 def case_random(bench):
     """Any rank, drawn from the seed."""
     bench.set_shape("--parallel.pp=2")

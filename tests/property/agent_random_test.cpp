@@ -73,7 +73,7 @@ class Script {
 
   void fault() {
     const std::int32_t a = any(), b = any();
-    switch (dice_.below(12)) {
+    switch (dice_.below(13)) {
       case 0:
       case 1:
         note(fmt::format("kill {}", a));
@@ -106,13 +106,20 @@ class Script {
         note(fmt::format("{} accuses {}", a, b));
         if (net_.live(a)) net_.accuse(a, b);
         return;
+      case 11:
+        if (a == b) return;
+        hard_ = true;
+        note(fmt::format("cut {}-{}, {} accuses", a, b, a));
+        net_.cut(a, b);
+        if (net_.live(a)) net_.accuse(a, b);
+        return;
       default:
         return at_message();
     }
   }
 
   void at_message() {
-    const auto kind = static_cast<Kind>(1 + dice_.below(11));
+    const auto kind = static_cast<Kind>(1 + dice_.below(static_cast<int>(Kind::severed)));
     const std::int64_t way = dice_.below(3);
     const auto count = static_cast<std::int32_t>(1 + dice_.below(20));
     const std::string_view ways[] = {"kill sender", "kill receiver", "cut off sender"};

@@ -108,7 +108,7 @@ TEST(AgentRules, NeighboursAreSymmetricFewAndConnected) {
 std::vector<Message> samples(std::int32_t n) {
   const RankSet some = set_of(n, 0b10110);
   std::vector<Message> result;
-  for (int kind = 1; kind <= static_cast<int>(Kind::unlink); ++kind)
+  for (int kind = 1; kind <= static_cast<int>(Kind::severed); ++kind)
     result.push_back({.kind = static_cast<Kind>(kind),
                       .generation = 0x01020304,
                       .run = 0xAABBCCDD11223344,
@@ -117,6 +117,7 @@ std::vector<Message> samples(std::int32_t n) {
                       .nonce = 0x1122334455667788,
                       .life = 9,
                       .doubts = {{1, 2, false}, {4, 0, true}},
+                      .severed = {{1, 4, 3}, {2, 0, 8}},
                       .ballot = {12, 3},
                       .phase = Phase::accept,
                       .higher = {13, 0},

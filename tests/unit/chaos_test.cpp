@@ -27,6 +27,7 @@ struct Recorder {
     return {.kill = [this] { done.emplace_back("kill"); },
             .stop = [this] { done.emplace_back("stop"); },
             .exit = [this](int code) { done.push_back(fmt::format("exit {}", code)); },
+            .hang = [this] { done.emplace_back("hang"); },
             .say = {}};
   }
 };
@@ -193,6 +194,22 @@ TEST(ChaosInjector, HappensAtItsStepAndHitOnce) {
     hook(Point::after_apply);
   }
   EXPECT_THAT(recorder.done, ElementsAre("kill"));
+}
+
+TEST(ChaosInjector, AHangIsOfTheThreadThatIsThere) {
+  Recorder recorder;
+  const Injector injector(faults_of(Kind::hang, "rank=1,step=2,point=after_forward,at=2"),
+                          {.world_rank = 1, .world_size = 2, .domain = ""}, recorder.effects(),
+                          Step{0});
+  const ProbeHook hook = injector.hook();
+  pass(hook);
+  hook(Point::step_begin);
+  hook(Point::after_forward);
+  EXPECT_TRUE(recorder.done.empty());
+  hook(Point::after_forward);
+  EXPECT_THAT(recorder.done, ElementsAre("hang"));
+  hook(Point::after_forward);
+  EXPECT_EQ(recorder.done.size(), 1u);
 }
 
 TEST(ChaosInjector, OthersAreSpared) {

@@ -56,6 +56,24 @@ TEST(FlightRecorder, keeps_every_field) {
   EXPECT_EQ(events[0].end, 0);
   EXPECT_TRUE(same_but_end(events[1], extreme));
   EXPECT_EQ(events[1].end, extreme.end);
+  ASSERT_TRUE(lane.newest());
+  EXPECT_TRUE(same_but_end(*lane.newest(), extreme));
+  EXPECT_EQ(lane.newest()->end, extreme.end);
+}
+
+TEST(FlightRecorder, the_newest_is_the_one_started_last) {
+  FlightLane lane(2);
+  EXPECT_FALSE(lane.newest());
+  const std::uint64_t first = lane.start(event(1));
+  EXPECT_TRUE(same_but_end(lane.newest().value(), event(1)));
+  lane.finish(first, 77);
+  EXPECT_EQ(lane.newest().value().end, 77);
+  for (std::uint64_t n = 2; n < 9; ++n) {
+    lane.start(event(n));
+    EXPECT_TRUE(same_but_end(lane.newest().value(), event(n)));
+  }
+  lane.finish(first, 78);  // overwritten long ago
+  EXPECT_EQ(lane.newest().value().end, 0);
 }
 
 TEST(FlightRecorder, the_last_events_stay_oldest_first) {

@@ -6,6 +6,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <functional>
 #include <mutex>
 #include <string>
@@ -70,6 +71,50 @@ TEST(Membership, ALiveAgentAnswersForItselfWhenAccused) {
         world.clock().sleep(500 * kMillisecond);
         expect_quiet(world, **started);
         world.clock().sleep(200 * kMillisecond);  // nobody leaves before all have looked
+      });
+}
+
+/// What leave_now was called with; 0: not yet.
+std::atomic<int>& left_with() {
+  static std::atomic<int> code = 0;
+  return code;
+}
+
+TEST(Membership, WhoStandsStillOutsideOfAWaitIsEnded) {
+  constexpr Nanoseconds kHang = kSecond;
+  left_with() = 0;
+  std::atomic<int> judged = 0;
+  with_ranks(
+      2,
+      [](int) {
+        return MembershipOptions{.hang = kHang,
+                                 .leave_now = [](int code) noexcept { left_with() += code; }};
+      },
+      [&](PairWorld& world, Started started) {
+        ASSERT_TRUE(started) << started.error().text();
+        const auto work = [&](Nanoseconds time) {
+          for (const Nanoseconds end = world.clock().now() + time; world.clock().now() < end;) {
+            world.recorder().compute.add({.begin = 1, .end = 2});
+            world.clock().sleep(5 * kMillisecond);
+          }
+        };
+        // Not judged yet: it may stand still for as long as it likes.
+        world.clock().sleep(3 * kHang / 2);
+        EXPECT_EQ(left_with(), 0);
+        work(100 * kMillisecond);
+        (*started)->judge(Judged::yes);
+        ++judged;
+        while (judged < 2) work(20 * kMillisecond);
+        work(2 * kHang);
+        EXPECT_EQ(left_with(), 0);  // nobody does
+        ++judged;
+        while (judged < 4) work(20 * kMillisecond);
+        if (world.world_rank() == 1) {
+          while (left_with() == 0) world.clock().sleep(5 * kMillisecond);
+        } else {
+          while (left_with() == 0) work(20 * kMillisecond);
+        }
+        EXPECT_EQ(left_with(), 70);  // one of them
       });
 }
 
