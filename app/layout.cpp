@@ -93,6 +93,17 @@ spec::MemoryTable memory_at(const RunSpec& spec, const layout::Plan& plan,
                               owned);
 }
 
+std::optional<plan::Shortage> find_shortage(const RunSpec& spec, const spec::Inventory& inventory,
+                                            const layout::BlockTable& blocks,
+                                            const layout::Plan& plan,
+                                            std::span<const std::int64_t> unused_bytes) {
+  if (spec.elastic.limits.empty()) return std::nullopt;
+  plan::Budgets budgets = plan::budgets(spec.elastic.limits, layout::members(plan));
+  for (std::size_t rank = 0; rank < std::min(budgets.size(), unused_bytes.size()); ++rank)
+    budgets[rank] -= static_cast<double>(unused_bytes[rank]);
+  return plan::find_shortage(memory_model(spec, inventory, blocks, spec.recompute), plan, budgets);
+}
+
 std::string shares_text(const layout::Plan& plan) {
   std::string text;
   for (std::int32_t stage = 0; stage < std::ssize(plan.stages); ++stage) {

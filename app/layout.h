@@ -1,6 +1,8 @@
 // The plan of a run as its keys ask for it, and the memory it will take. Pure.
 #pragma once
 
+#include <optional>
+#include <span>
 #include <string>
 
 #include "app/run_spec.h"
@@ -31,6 +33,13 @@ spec::MemoryModel memory_model(const RunSpec& spec, const spec::Inventory& inven
 /// Of the rank that needs most, and of one rank.
 spec::MemoryTable worst_memory(const RunSpec& spec, const layout::Plan& plan);
 spec::MemoryTable memory_at(const RunSpec& spec, const layout::Plan& plan, std::int32_t world_rank);
+
+/// The rank of a complete plan that is asked for more memory than it may use while the plan's
+/// members live. `unused_bytes`, by world rank, is in the way; empty: nothing is.
+std::optional<plan::Shortage> find_shortage(const RunSpec& spec, const spec::Inventory& inventory,
+                                            const layout::BlockTable& blocks,
+                                            const layout::Plan& plan,
+                                            std::span<const std::int64_t> unused_bytes = {});
 
 /// Idle share of all replicas over a step, by counted operations; also of one stage whose replicas
 /// have unequal shares.

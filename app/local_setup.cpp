@@ -48,10 +48,10 @@ Result<void> build(const Settings& settings, comm::World& world, bool (*stop)(),
   };
   EW_ASSIGN(setup.spec, resolve(config));
   setup.spec.elastic.domains = setup.domains;
-  if (!config.elastic.enabled) setup.spec.elastic.copies = 0;
+  setup.spec.elastic.limits = setup.limits;
   EW_ASSIGN(setup.plan, healthy_plan(setup.spec, world.size(), world.generation()));
   setup.memory = worst_memory(setup.spec, setup.plan.plan);
-  EW_TRY(check_memory(setup.memory, host_memory(), ranks_on_host()));
+  EW_TRY(check_memory(setup.spec, setup.plan.plan));
   EW_ASSIGN(setup.ops, kernels::make_cpu_ops(isa_of(config)));
   setup.stream = std::make_unique<device::CpuStream>(thread_count(config));
   lap("device");

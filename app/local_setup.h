@@ -19,7 +19,8 @@
 namespace elaswave::app {
 
 struct LocalSetup {
-  plan::Domains domains;  // given: by world rank
+  plan::Domains domains;    // given: by world rank
+  plan::RankLimits limits;  // given: of memory, by world rank
   RunSpec spec;
   std::unique_ptr<kernels::Ops> ops;
   std::unique_ptr<device::CpuStream> stream;

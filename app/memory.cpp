@@ -6,10 +6,13 @@
 #include <cmath>
 #include <fstream>
 
+#include "app/layout.h"
+
 namespace elaswave::app {
 namespace {
 
 constexpr double kTolerance = 0.1;
+constexpr double kLeastDifference = 1 << 20;  // bytes
 
 /// The number behind `key` in a file of "key number unit" lines, or 0.
 double number_after(const char* path, const std::string& key) {
@@ -69,9 +72,8 @@ std::vector<std::string> memory_differences(const spec::MemoryTable& planned,
   std::vector<std::string> differences;
   for (std::size_t index = 0; index < spec::kMemoryTerms; ++index) {
     const auto term = static_cast<spec::MemoryTerm>(index);
-    if (measured[term] == 0 ||
-        std::abs(measured[term] - planned[term]) <= kTolerance * measured[term])
-      continue;
+    const double allowed = std::max(kTolerance * measured[term], kLeastDifference);
+    if (measured[term] == 0 || std::abs(measured[term] - planned[term]) <= allowed) continue;
     differences.push_back(fmt::format("{} {} planned, {} measured", spec::name(term),
                                       bytes_text(planned[term]), bytes_text(measured[term])));
   }
@@ -84,18 +86,25 @@ double host_memory() {
   return limit > 0 ? std::min(installed, limit) : installed;
 }
 
-Result<void> check_memory(const spec::MemoryTable& use, double host, std::int64_t ranks_on_host) {
-  const double share = host / static_cast<double>(ranks_on_host);
-  if (host == 0 || use.total() <= share) return {};
-  return fail({.code = Code::does_not_fit,
-               .what = "the run does not fit into memory",
-               .where = fmt::format("one of {} ranks on this host", ranks_on_host),
-               .why = fmt::format("a rank needs {} ({}), its share of this host is {}",
-                                  bytes_text(use.total()), memory_text(use), bytes_text(share)),
-               .fix = fmt::format(
-                   "mostly {}: {}; `elaswave plan --ranks=N --memory={:.0f} --sweep` with the same "
-                   "keys lists the layouts that fit; else use fewer ranks on this host",
-                   spec::name(use.largest()), remedy(use.largest()), std::floor(share))});
+Result<void> check_memory(const RunSpec& spec, const layout::Plan& plan) {
+  const spec::Inventory inventory(spec.model, spec.storage, plan.tensor_degree);
+  const auto shortage = find_shortage(spec, inventory, inventory.blocks(), plan);
+  if (!shortage) return {};
+  const spec::MemoryTable& use = shortage->use;
+  const plan::RankLimit& limit =
+      spec.elastic.limits[static_cast<std::size_t>(shortage->world_rank)];
+  return fail(
+      {.code = Code::does_not_fit,
+       .what = "the run does not fit into memory",
+       .where = fmt::format("rank {} of {}", shortage->world_rank, layout::members(plan).size()),
+       .why = fmt::format("it needs {} ({}), {} {}", bytes_text(use.total()), memory_text(use),
+                          limit.own_bytes > 0 ? "device.memory_mib is" : "its share of its host is",
+                          bytes_text(shortage->budget)),
+       .fix = fmt::format("mostly {}: {}; `elaswave plan --ranks=N --memory={:.0f} --sweep` with "
+                          "the same keys lists the layouts that fit; else use fewer ranks on a "
+                          "host",
+                          spec::name(use.largest()), remedy(use.largest()),
+                          std::floor(shortage->budget))});
 }
 
 }  // namespace elaswave::app

@@ -6,16 +6,19 @@
 #include <string>
 #include <vector>
 
+#include "app/run_spec.h"
 #include "io/base/error.h"
 #include "model/spec/memory.h"
+#include "parallel/layout/plan.h"
 
 namespace elaswave::app {
 
 /// "weights 475.0 MiB, gradient sums 950.0 MiB, ...": the terms that are not zero.
 std::string memory_text(const spec::MemoryTable& use);
 
-/// Terms whose measured size is more than a tenth off the planned one: "stashes 1.0 MiB planned,
-/// 1.5 MiB measured". Terms that were not measured (0) are passed over.
+/// Terms whose measured size is more than a tenth off the planned one, and more than a MiB: frames
+/// of files and lines of padding are not planned. "stashes 10.0 MiB planned, 15.0 MiB measured".
+/// Terms that were not measured (0) are passed over.
 std::vector<std::string> memory_differences(const spec::MemoryTable& planned,
                                             const spec::MemoryTable& measured);
 
@@ -24,9 +27,8 @@ std::vector<std::string> memory_differences(const spec::MemoryTable& planned,
 /// differently by timing.
 double host_memory();
 
-/// Code::does_not_fit when `use` exceeds an equal share of `host` bytes (0: unknown, everything
-/// fits).
-Result<void> check_memory(const spec::MemoryTable& use, double host, std::int64_t ranks_on_host);
+/// Code::does_not_fit when some rank of the plan needs more than it may use (RunSpec::elastic).
+Result<void> check_memory(const RunSpec& spec, const layout::Plan& plan);
 
 /// "38.6M", "1.24 GiB".
 std::string count_text(double count);

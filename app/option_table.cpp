@@ -221,6 +221,13 @@ void add_machine(std::vector<Option>& table) {
                    {"auto", "avx2", "avx512"},
                    ResumeClass::warn,
                    "instruction set of the CPU kernels; part of the numeric class"});
+  table.push_back({"device.memory_mib",
+                   field<&Config::device, &Config::Device::memory_mib>,
+                   "MiB",
+                   between(0, 1'000'000'000),
+                   {},
+                   ResumeClass::free,
+                   "that a rank may use; 0: its share of the host, more when neighbours fail"});
   // A wait is held in nanoseconds in an int64: a day leaves room for sums.
   table.push_back({"comm.timeout_ms",
                    field<&Config::comm, &Config::Comm::timeout_ms>,

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <cmath>
 #include <cstdio>
 #include <string>
 #include <vector>
@@ -68,7 +69,7 @@ Result<Parse> parse(Arguments arguments, Words& words) {
       "elaswave plan");
   app.add_option("CONFIG", words.config, "configuration file");
   app.add_option("--ranks", words.ranks, "how many ranks will run")->required();
-  app.add_option("--memory", words.memory, "of a rank, like 80GiB; default: no limit");
+  app.add_option("--memory", words.memory, "of a rank, like 80GiB; default: device.memory_mib");
   app.add_option("--profile", words.profile, "file of measured costs, for times");
   auto* flops = app.add_option("--flops_per_second", words.flops_per_second,
                                "of a rank, instead of a profile");
@@ -197,6 +198,7 @@ Result<int> plan_command(Arguments arguments) {
   words.keys.emplace_back("--print-config");
   EW_ASSIGN(const TrainCommand command, parse_train(words.keys, elaswave_environment()));
   const Config& config = command.settings.config;
+  if (words.memory.empty()) memory_limit = std::ldexp(config.device.memory_mib, 20);
   EW_ASSIGN(const RunSpec spec, resolve(config));
   EW_TRY(check_model(spec));
   EW_ASSIGN(const plan::CostProfile profile, profile_of(words, spec));

@@ -11,6 +11,8 @@
 #include <span>
 #include <string_view>
 
+#include "app/memory.h"
+
 namespace elaswave::app {
 namespace {
 
@@ -18,10 +20,10 @@ constexpr std::size_t kNameBytes = 64;  // with the zero at the end
 
 /// On the wire.
 struct PlaceWords {
-  std::int64_t pid = 0;
+  std::int64_t pid = 0, host_bytes = 0, own_bytes = 0;
   std::array<char, kNameBytes> host{}, domain{};
 };
-static_assert(sizeof(PlaceWords) == 8 + 2 * kNameBytes, "no padding: it would travel");
+static_assert(sizeof(PlaceWords) == 24 + 2 * kNameBytes, "no padding: it would travel");
 
 void put(const std::string& text, std::array<char, kNameBytes>& name) {
   std::memcpy(name.data(), text.data(), std::min(text.size(), name.size() - 1));
@@ -43,6 +45,18 @@ std::optional<std::string> meaning(std::string_view inside, std::int64_t world_r
   if (sign == '/') return fmt::format("{}", world_rank / number);
   if (sign == '%') return fmt::format("{}", world_rank % number);
   return std::nullopt;
+}
+
+std::vector<std::int32_t> numbers_of(const std::vector<RankPlace>& places,
+                                     std::string RankPlace::*name) {
+  std::vector<std::string> names;
+  std::vector<std::int32_t> numbers;
+  for (const RankPlace& place : places) {
+    auto found = std::find(names.begin(), names.end(), place.*name);
+    if (found == names.end()) found = names.insert(names.end(), place.*name);
+    numbers.push_back(static_cast<std::int32_t>(found - names.begin()));
+  }
+  return numbers;
 }
 
 Error bad_domain(const std::string& pattern, std::string why) {
@@ -75,17 +89,22 @@ Result<std::string> domain_name(const std::string& pattern, std::int64_t world_r
   return name;
 }
 
-Result<RankPlace> own_place(const std::string& domain_pattern, std::int64_t world_rank) {
+Result<RankPlace> own_place(const std::string& domain_pattern, std::int64_t world_rank,
+                            std::int64_t own_bytes) {
   std::array<char, kNameBytes> host{};
   // A longer name is cut; the zero at the end stays.
   if (::gethostname(host.data(), host.size() - 1) != 0) host = {"unknown"};
   EW_ASSIGN(std::string domain, domain_name(domain_pattern, world_rank, host.data()));
-  return RankPlace{.pid = ::getpid(), .host = host.data(), .domain = std::move(domain)};
+  return RankPlace{.pid = ::getpid(),
+                   .host = host.data(),
+                   .domain = std::move(domain),
+                   .host_bytes = static_cast<std::int64_t>(host_memory()),
+                   .own_bytes = own_bytes};
 }
 
 Result<std::vector<RankPlace>> exchange_places(comm::World& world, const comm::Group& group,
                                                const RankPlace& mine, Nanoseconds timeout) {
-  PlaceWords words{.pid = mine.pid};
+  PlaceWords words{.pid = mine.pid, .host_bytes = mine.host_bytes, .own_bytes = mine.own_bytes};
   put(mine.host, words.host);
   put(mine.domain, words.domain);
   std::vector<PlaceWords> all(static_cast<std::size_t>(group.size()));
@@ -94,19 +113,26 @@ Result<std::vector<RankPlace>> exchange_places(comm::World& world, const comm::G
                           Deadline::after(world.clock(), timeout)));
   std::vector<RankPlace> places;
   for (const PlaceWords& one : all)
-    places.push_back({.pid = one.pid, .host = one.host.data(), .domain = one.domain.data()});
+    places.push_back({.pid = one.pid,
+                      .host = one.host.data(),
+                      .domain = one.domain.data(),
+                      .host_bytes = one.host_bytes,
+                      .own_bytes = one.own_bytes});
   return places;
 }
 
 plan::Domains domain_numbers(const std::vector<RankPlace>& places) {
-  std::vector<std::string> names;
-  plan::Domains numbers;
-  for (const RankPlace& place : places) {
-    auto found = std::find(names.begin(), names.end(), place.domain);
-    if (found == names.end()) found = names.insert(names.end(), place.domain);
-    numbers.push_back(static_cast<std::int32_t>(found - names.begin()));
-  }
-  return numbers;
+  return numbers_of(places, &RankPlace::domain);
+}
+
+plan::RankLimits rank_limits(const std::vector<RankPlace>& places) {
+  const std::vector<std::int32_t> hosts = numbers_of(places, &RankPlace::host);
+  plan::RankLimits limits(places.size());
+  for (std::size_t rank = 0; rank < places.size(); ++rank)
+    limits[rank] = {.host = hosts[rank],
+                    .host_bytes = places[rank].host_bytes,
+                    .own_bytes = places[rank].own_bytes};
+  return limits;
 }
 
 }  // namespace elaswave::app

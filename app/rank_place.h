@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "elastic/plan/backups.h"
+#include "elastic/plan/budget.h"
 #include "parallel/comm/group.h"
 
 namespace elaswave::app {
@@ -13,6 +14,8 @@ namespace elaswave::app {
 struct RankPlace {
   std::int64_t pid = 0;
   std::string host, domain;
+  std::int64_t host_bytes = 0;  // memory of the host; 0: not known
+  std::int64_t own_bytes = 0;   // of it for this rank, where set by hand
 };
 
 /// elastic.domain for one rank. In it, {rank}, {rank/N}, {rank%N} and {host} are replaced, N a
@@ -21,8 +24,9 @@ struct RankPlace {
 Result<std::string> domain_name(const std::string& pattern, std::int64_t world_rank,
                                 const std::string& host);
 
-/// Of this process. ERRORS: of domain_name().
-Result<RankPlace> own_place(const std::string& domain_pattern, std::int64_t world_rank);
+/// Of this process. `own_bytes` as in RankPlace. ERRORS: of domain_name().
+Result<RankPlace> own_place(const std::string& domain_pattern, std::int64_t world_rank,
+                            std::int64_t own_bytes);
 
 /// COLLECTIVE over `group`: by member.
 Result<std::vector<RankPlace>> exchange_places(comm::World& world, const comm::Group& group,
@@ -30,5 +34,7 @@ Result<std::vector<RankPlace>> exchange_places(comm::World& world, const comm::G
 
 /// Numbers for the names, in order of first appearance.
 plan::Domains domain_numbers(const std::vector<RankPlace>& places);
+/// What each rank may use of memory; hosts are numbered likewise.
+plan::RankLimits rank_limits(const std::vector<RankPlace>& places);
 
 }  // namespace elaswave::app

@@ -131,10 +131,11 @@ Result<RunSpec> resolve(const Config& config) {
                      .keep_every = config.checkpoint.keep_every,
                      .verify = config.checkpoint.verify};
   constexpr std::int64_t kElemsPerMib = (1 << 20) / (3 * sizeof(float));  // of state
-  spec.elastic = {.copies = static_cast<std::int32_t>(config.elastic.copies),
-                  .fill_elems = config.elastic.fill_mib * kElemsPerMib,
-                  .rebalance = config.elastic.rebalance,
-                  .scrub_steps = config.elastic.scrub_steps};
+  const Config::Elastic& elastic = config.elastic;
+  spec.elastic = {.copies = static_cast<std::int32_t>(elastic.enabled ? elastic.copies : 0),
+                  .fill_elems = elastic.fill_mib * kElemsPerMib,
+                  .rebalance = elastic.rebalance,
+                  .scrub_steps = elastic.scrub_steps};
   spec.timeout = config.comm.timeout_ms * kMillisecond;
   if (spec.sum_mode == zero::SumMode::exact) EW_TRY(check_exact_sums(spec, train.epsilon));
   return spec;

@@ -7,6 +7,7 @@
 
 #include "app/config.h"
 #include "elastic/plan/backups.h"
+#include "elastic/plan/budget.h"
 #include "io/base/clock.h"
 #include "io/base/error.h"
 #include "model/layers/context.h"
@@ -38,11 +39,12 @@ struct LayoutSpec {
 
 /// What is kept against failures: nothing of it changes the trained bits. Equal on all ranks.
 struct ElasticSpec {
-  std::int32_t copies = 1;       // of each block beside its owner's
+  std::int32_t copies = 1;       // of each block beside its owner's; 0 without recovery
   std::int64_t fill_elems = 0;   // sent by an owner to new copies in a step, at most; 0: no limit
   bool rebalance = false;        // shares follow measured speed
   std::int64_t scrub_steps = 0;  // copies are compared once in so many steps; 0: never
   plan::Domains domains;         // by world rank; empty: every rank fails alone
+  plan::RankLimits limits;       // of memory, by world rank; empty: nobody has any
 };
 
 struct RunSpec {

@@ -34,7 +34,8 @@ class Speeds {
         least[rank] = std::min(least[rank], step[rank]);
     return least;
   }
-  /// Shares were changed after `step`: twice as long as before nothing changes again.
+  /// Shares were changed after `step`, or could not be: twice as long as before nothing changes
+  /// again.
   void changed(Step step) {
     steps_.clear();
     hold_until_ = raw(step) + hold_;

@@ -111,13 +111,14 @@ class ArmedProbe {
   std::shared_ptr<Slot> slot_;  // null: no faults are wanted
 };
 
-/// COLLECTIVE. Where every rank lives and what it fails together with.
+/// COLLECTIVE. Where every rank lives, what it fails together with and may use of memory.
 Result<std::vector<RankPlace>> find_places(const Config& config, comm::World& world,
                                            Nanoseconds timeout) {
   std::string pattern = config.elastic.domain;
   if (const char* variable = std::getenv("ELASWAVE_DOMAIN"); pattern.empty() && variable)
     pattern = variable;
-  EW_ASSIGN(const RankPlace place, own_place(pattern, world.world_rank()));
+  EW_ASSIGN(const RankPlace place, own_place(pattern, world.world_rank(),
+                                             config.device.memory_mib * (std::int64_t{1} << 20)));
   return exchange_places(world, comm::everyone(world), place, timeout);
 }
 
@@ -270,6 +271,7 @@ Result<int> run_train(const Settings& settings) {
 
   EW_ASSIGN(const std::vector<RankPlace> places, find_places(config, *world, timeout));
   setup.domains = domain_numbers(places);
+  setup.limits = rank_limits(places);
   std::optional<Error> failure =
       set_up(settings, *world, stop_requested, probe.slow_factor(), setup);
   EW_TRY(agree_start(*world, failure, setup.identity, timeout));

@@ -261,6 +261,14 @@ Result<void> Trainer::follow_speed() {
             plan::rebalance(blocks_, engine_->plan(), speeds_.costs(),
                             plan_request(spec_, parts_.world.size(), {})));
   if (!plan) return {};
+  if (const auto shortage = find_shortage(spec_, inventory_, blocks_, *plan)) {
+    if (parts_.world.world_rank() == group_.world_ranks.front())
+      log_info("after step {} shares that follow speed would need {} on rank {}, which may use {}",
+               raw(step), bytes_text(shortage->use.total()), shortage->world_rank,
+               bytes_text(shortage->budget));
+    speeds_.changed(step);
+    return {};
+  }
   EW_TRY(engine_->settle());
   if (parts_.world.world_rank() == group_.world_ranks.front())
     log_info("after step {} micro-batches follow the ranks' speeds: {}", raw(step),

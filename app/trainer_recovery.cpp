@@ -83,8 +83,11 @@ recover::RankInventory Trainer::inventory_now() const {
   }
   if (checkpointer_) mine.durable = checkpointer_->durable();
   mine.whole.resize(static_cast<std::size_t>(blocks_.count()));
-  for (std::int64_t block = 0; block < blocks_.count(); ++block)
-    mine.whole[static_cast<std::size_t>(block)] = shard_.whole(block);
+  for (std::int64_t block = 0; block < blocks_.count(); ++block) {
+    if (!shard_.whole(block)) continue;
+    mine.whole[static_cast<std::size_t>(block)] = true;
+    mine.whole_elems += blocks_.block(block).elems;
+  }
   return mine;
 }
 
@@ -175,11 +178,17 @@ void Trainer::roll_forward(const recover::Choice& choice) {
 Result<plan::RecoveryPlan> Trainer::plan_after(const recover::Choice& choice,
                                                const plan::Holdings& holdings) {
   comm::World& world = parts_.world;
+  // What ranks hold now is in the way, also where a checkpoint's state takes its place.
+  const auto shortage = [&](const layout::Plan& plan) {
+    return find_shortage(spec_, inventory_, blocks_, plan,
+                         plan::unused_bytes(blocks_, choice.holdings, plan));
+  };
   auto next = plan::recover_plan(blocks_, {.previous = choice.previous,
                                            .holdings = holdings,
                                            .wish = plan_request(spec_, world.size(), {}),
                                            .generation = world.generation(),
-                                           .id = choice.previous.id + 1});
+                                           .id = choice.previous.id + 1,
+                                           .shortage = shortage});
   recovering_->lap(recover::Phase::plan, world.clock().now());
   if (!next) return next;
   world.probe(Point::recover_planned);

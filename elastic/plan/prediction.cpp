@@ -126,8 +126,13 @@ std::vector<LoweredKind> lower_kinds(const Plan& plan) {
 
 std::vector<StageMemory> worst_ranks(const spec::MemoryModel& model, const Plan& plan,
                                      const std::vector<LoweredKind>& kinds,
-                                     const spec::OwnedByStage& owned) {
+                                     const spec::OwnedByStage& owned,
+                                     std::span<const double> budgets) {
   const spec::PlanMemory memory(model, plan);
+  const auto beyond = [&](const layout::Place& place, double bytes) {
+    if (budgets.empty()) return bytes;
+    return bytes - budgets[static_cast<std::size_t>(plan.rank_of(place))];
+  };
   std::vector<StageMemory> worst(plan.stages.size());
   for (const LoweredKind& kind : kinds) {
     const auto& members = owned[static_cast<std::size_t>(kind.stage)];
@@ -136,26 +141,31 @@ std::vector<StageMemory> worst_ranks(const spec::MemoryModel& model, const Plan&
     };
     StageMemory& most = worst[static_cast<std::size_t>(kind.stage)];
     for (std::int32_t slice = 0; slice < plan.tensor_degree; ++slice) {
-      // Of those that do the same only the one that owns most.
-      std::int32_t heaviest = kind.first;
-      double bytes = memory.owned_bytes(owned_by(heaviest, slice));
+      // Of those that do the same only the one that owns most for its budget.
+      layout::Place heaviest{.stage = kind.stage, .replica = kind.first, .slice = slice};
+      double bytes = beyond(heaviest, memory.owned_bytes(owned_by(kind.first, slice)));
       for (std::int32_t replica = kind.first + 1; replica < kind.first + kind.count; ++replica) {
-        const double other = memory.owned_bytes(owned_by(replica, slice));
+        const layout::Place place{.stage = kind.stage, .replica = replica, .slice = slice};
+        const double other = beyond(place, memory.owned_bytes(owned_by(replica, slice)));
         if (other <= bytes) continue;
-        heaviest = replica;
+        heaviest = place;
         bytes = other;
       }
-      const layout::Place place{.stage = kind.stage, .replica = heaviest, .slice = slice};
-      const spec::MemoryTable table = memory.table(
-          place, {.chunks = kind.chunks, .boundaries = kind.boundaries}, owned_by(heaviest, slice));
-      if (most.place.stage < 0 || table.total() > most.table.total()) most = {place, table};
+      const spec::MemoryTable table =
+          memory.table(heaviest, {.chunks = kind.chunks, .boundaries = kind.boundaries},
+                       owned_by(heaviest.replica, slice));
+      if (most.place.stage < 0 ||
+          beyond(heaviest, table.total()) > beyond(most.place, most.table.total()))
+        most = {heaviest, table};
     }
   }
   return worst;
 }
 
-std::vector<StageMemory> predict_memory(const spec::MemoryModel& model, const Plan& plan) {
-  return worst_ranks(model, plan, lower_kinds(plan), spec::owned_elems(plan, model.blocks));
+std::vector<StageMemory> predict_memory(const spec::MemoryModel& model, const Plan& plan,
+                                        std::span<const double> budgets) {
+  return worst_ranks(model, plan, lower_kinds(plan), spec::owned_elems(plan, model.blocks),
+                     budgets);
 }
 
 const StageMemory& worst_of(const std::vector<StageMemory>& stages) {

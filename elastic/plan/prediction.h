@@ -1,6 +1,7 @@
 // What a plan will take: time of a step and memory of every stage. Pure.
 #pragma once
 
+#include <span>
 #include <vector>
 
 #include "elastic/plan/costs.h"
@@ -50,17 +51,21 @@ std::vector<LoweredKind> lower_columns(const std::vector<ColumnKind>& kinds);
 /// REQUIRES: as predict_step().
 std::vector<LoweredKind> lower_kinds(const layout::Plan& plan);
 
-/// The rank of a stage that needs most.
+/// The rank of a stage that needs most, or that is furthest beyond what it may use.
 struct StageMemory {
   layout::Place place;
   spec::MemoryTable table;
 };
-/// By stage. Of `plan` stages and chunks are read.
+/// By stage. Of `plan` stages and chunks are read. `budgets`: bytes by world rank; empty: all have
+/// the same.
 std::vector<StageMemory> worst_ranks(const spec::MemoryModel& model, const layout::Plan& plan,
                                      const std::vector<LoweredKind>& kinds,
-                                     const spec::OwnedByStage& owned);
-/// REQUIRES: as predict_step().
-std::vector<StageMemory> predict_memory(const spec::MemoryModel& model, const layout::Plan& plan);
+                                     const spec::OwnedByStage& owned,
+                                     std::span<const double> budgets = {});
+/// REQUIRES: as predict_step(), or any plan whose columns of as many micro-batches have the same
+/// rows.
+std::vector<StageMemory> predict_memory(const spec::MemoryModel& model, const layout::Plan& plan,
+                                        std::span<const double> budgets = {});
 
 /// The stage whose worst rank needs most. REQUIRES: there is one.
 const StageMemory& worst_of(const std::vector<StageMemory>& stages);

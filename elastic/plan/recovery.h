@@ -4,9 +4,11 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "elastic/plan/budget.h"
 #include "elastic/plan/healthy.h"
 #include "io/base/error.h"
 #include "parallel/layout/plan.h"
@@ -17,7 +19,15 @@ namespace elaswave::plan {
 struct Holdings {
   std::vector<std::int32_t> members;     // world ranks, ascending
   std::vector<std::vector<bool>> holds;  // [index of member][block]
+  /// Elements that each member holds: counting them here, members x blocks, would take long. Empty:
+  /// not known.
+  std::vector<std::int64_t> elems;
 };
+
+/// State that a plan gives its holder no role in: it stays in memory until the first step under the
+/// plan is committed. By world rank up to the last member, bytes; 0 where nothing is known.
+std::vector<std::int64_t> unused_bytes(const layout::BlockTable& blocks, const Holdings& holdings,
+                                       const layout::Plan& plan);
 
 struct RecoveryRequest {
   /// The newest plan that any member ran or was about to run: schedule, route, owners may be empty
@@ -29,9 +39,9 @@ struct RecoveryRequest {
   HealthyRequest wish;
   Generation generation{};
   std::uint32_t id = 0;
-  /// Whether every rank has the memory that a plan needs, of which layout, stages and routes are
-  /// set; the same answer on every rank. Empty: everything fits.
-  std::function<bool(const layout::Plan&)> fits;
+  /// The rank of a complete plan that is asked for more memory than it may use, if there is one;
+  /// the same answer on every rank. Empty: everything fits.
+  std::function<std::optional<Shortage>(const layout::Plan&)> shortage;
 };
 
 /// State of a block that a member lacks: from a holder to it.
@@ -54,8 +64,9 @@ struct RecoveryPlan {
   std::string schedule;  // as HealthyPlan::schedule
 };
 
-/// ERRORS: Code::unrecoverable naming what is missing: blocks that nobody holds ("blocks lost"), or
-/// fewer members than one replica has slices.
+/// ERRORS: Code::unrecoverable naming what is missing: blocks that nobody holds ("blocks lost"),
+/// fewer members than one replica has slices, or memory: of the layouts and schedules that there
+/// are, none fits with as many copies as are wished for.
 Result<RecoveryPlan> recover_plan(const layout::BlockTable& blocks, const RecoveryRequest& request);
 
 }  // namespace elaswave::plan

@@ -75,8 +75,36 @@ Result<void> Holders::check_lost(const layout::BlockTable& blocks) const {
       {.code = Code::unrecoverable,
        .what = fmt::format("blocks lost: {} of {}", lost, blocks.count()),
        .where = fmt::format("the first is block {}, of layer {}", first, blocks.block(first).layer),
-       .why = fmt::format("none of the {} members holds them", members_.size()),
+       .why = fmt::format("{}, nobody holds them", left_text(std::ssize(members_))),
        .fix = "resume from a checkpoint"});
+}
+
+std::string left_text(std::int64_t ranks) {
+  return ranks == 1 ? "1 rank is left" : fmt::format("{} ranks are left", ranks);
+}
+
+std::vector<std::int64_t> unused_bytes(const layout::BlockTable& blocks, const Holdings& holdings,
+                                       const layout::Plan& plan) {
+  constexpr std::int64_t kStateBytes = 16;  // of an element: weight, both moments, log
+  const auto ranks = static_cast<std::size_t>(*std::ranges::max_element(holdings.members)) + 1;
+  std::vector<std::int64_t> unused(ranks, 0);
+  if (holdings.elems.empty()) return unused;
+  std::vector<const std::vector<bool>*> holds(ranks, nullptr);
+  for (std::size_t index = 0; index < holdings.members.size(); ++index) {
+    const auto rank = static_cast<std::size_t>(holdings.members[index]);
+    unused[rank] = kStateBytes * holdings.elems[index];
+    holds[rank] = &holdings.holds[index];
+  }
+  const auto use = [&](std::int32_t rank, std::int64_t block) {
+    const auto at = static_cast<std::size_t>(rank);
+    if (rank >= 0 && (*holds[at])[static_cast<std::size_t>(block)])
+      unused[at] -= kStateBytes * blocks.block(block).elems;
+  };
+  for (std::int64_t block = 0; block < blocks.count(); ++block) {
+    use(plan.owner_rank(blocks, block), block);
+    for (const std::int32_t rank : plan.backups_of(block)) use(rank, block);
+  }
+  return unused;
 }
 
 }  // namespace elaswave::plan

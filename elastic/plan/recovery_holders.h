@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "elastic/plan/rank_lists.h"
@@ -48,5 +49,8 @@ class Holders {
   std::vector<std::int32_t> previous_owners_;
   RankLists lists_;
 };
+
+/// "1 rank is left", "3 ranks are left".
+std::string left_text(std::int64_t ranks);
 
 }  // namespace elaswave::plan

@@ -1,9 +1,7 @@
 #include "elastic/plan/recovery_layouts.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
-#include <optional>
+#include <iterator>
 
 #include "elastic/plan/lay_out.h"
 #include "elastic/plan/owners.h"
@@ -118,11 +116,6 @@ class Seating {
   std::int64_t uncovered_;
 };
 
-struct Candidate {
-  Plan plan;
-  std::int64_t moved = 0, makespan = 0;
-};
-
 /// Layouts in the order in which they are looked at: without stages' replicas.
 std::vector<Plan> layouts(const layout::BlockTable& blocks, const RecoveryRequest& request,
                           std::int32_t replicas) {
@@ -188,8 +181,9 @@ bool fast_enough(std::int64_t a, std::int64_t b) {
 
 }  // namespace
 
-Result<void> relayer(const layout::BlockTable& blocks, const RecoveryRequest& request,
-                     const Holders& holders, Survivors& survivors, Plan& plan) {
+std::vector<Candidate> find_layouts(const layout::BlockTable& blocks,
+                                    const RecoveryRequest& request, const Holders& holders,
+                                    Survivors survivors) {
   std::vector<Group> groups;
   for (std::vector<Group>& stage : survivors.stages)
     std::move(stage.begin(), stage.end(), std::back_inserter(groups));
@@ -198,23 +192,24 @@ Result<void> relayer(const layout::BlockTable& blocks, const RecoveryRequest& re
   const GroupBlocks held(blocks, holders, groups);
   std::vector<Candidate> candidates;
   for (Plan& laid_out : layouts(blocks, request, static_cast<std::int32_t>(groups.size()))) {
-    Candidate candidate = seat(blocks, request, groups, held, std::move(laid_out));
-    if (!request.fits || request.fits(candidate.plan)) candidates.push_back(std::move(candidate));
+    candidates.push_back(seat(blocks, request, groups, held, std::move(laid_out)));
+    candidates.back().plan.spares = survivors.others;
   }
-  if (candidates.empty())
-    return fail({.code = Code::does_not_fit,
-                 .what = fmt::format("no layout of {} replicas fits", groups.size()),
-                 .where = "recovery"});
+  return candidates;
+}
+
+Plan take_best(std::vector<Candidate>& candidates) {
   std::int64_t fastest = candidates[0].makespan;
   for (const Candidate& candidate : candidates) fastest = std::min(fastest, candidate.makespan);
-  Candidate* best = nullptr;
-  for (Candidate& candidate : candidates)
-    if (fast_enough(candidate.makespan, fastest) &&
-        (best == nullptr || candidate.moved < best->moved ||
-         (candidate.moved == best->moved && candidate.makespan < best->makespan)))
-      best = &candidate;
-  plan = std::move(best->plan);
-  return {};
+  auto best = candidates.end();
+  for (auto candidate = candidates.begin(); candidate != candidates.end(); ++candidate)
+    if (fast_enough(candidate->makespan, fastest) &&
+        (best == candidates.end() || candidate->moved < best->moved ||
+         (candidate->moved == best->moved && candidate->makespan < best->makespan)))
+      best = candidate;
+  Plan plan = std::move(best->plan);
+  candidates.erase(best);
+  return plan;
 }
 
 }  // namespace elaswave::plan

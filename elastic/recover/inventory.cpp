@@ -143,6 +143,7 @@ std::vector<std::int64_t> to_words(const RankInventory& inventory) {
   out.word(inventory.done ? 1 : 0);
   write_layout(out, inventory.layout);
   out.bits(inventory.whole);
+  out.word(inventory.whole_elems);
   return out.take();
 }
 
@@ -159,6 +160,7 @@ Result<RankInventory> from_words(std::span<const std::int64_t> words) {
   inventory.done = in.word() != 0;
   inventory.layout = read_layout(in);
   inventory.whole = in.bits();
+  inventory.whole_elems = in.word();
   if (in.ok() && in.at_end()) return inventory;
   return fail({.code = Code::unrecoverable,
                .what = "a rank tells of its state in words that make no sense",

@@ -25,7 +25,8 @@ struct RankInventory {
   bool done = false;  // all is trained and told; only the end of the world is left
   /// The plan it ran, or was about to run, last: without routes, schedule, owners and backups.
   layout::Plan layout;
-  std::vector<bool> whole;  // [block]: state held
+  std::vector<bool> whole;       // [block]: state held
+  std::int64_t whole_elems = 0;  // of those blocks
   bool operator==(const RankInventory&) const = default;
 };
 

@@ -37,6 +37,7 @@ Result<Choice> choose(std::span<const RankInventory> table) {
     if (newer(member.layout, choice.previous)) choice.previous = member.layout;
     choice.holdings.members.push_back(member.world_rank);
     choice.holdings.holds.push_back(member.whole);
+    choice.holdings.elems.push_back(member.whole_elems);
   }
   if (choice.given_up) return choice;
   bool behind = false;

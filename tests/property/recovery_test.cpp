@@ -3,9 +3,11 @@
 // disturbed.
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cstdio>
 #include <cstdlib>
 
+#include "app/layout.h"
 #include "parallel/comm/wire_sim.h"
 #include "tests/support/elastic.h"
 
@@ -214,6 +216,79 @@ TEST_F(RecoveryTest, AWholeDomain) {
         }
   }
   std::printf("campaign: recovery: %ld whole domains\n", static_cast<long>(runs));
+}
+
+/// Both replicas of the first stage go, one after the other. Whoever is left could run all layers
+/// without moving any, if only they had the memory.
+TEST_F(RecoveryTest, MemoryDecidesTheLayout) {
+  config_.train.steps = 12;
+  config_.model.layers = 4;
+  const auto reference = undisturbed();
+  config_.parallel.pp = 2;
+  config_.parallel.schedule = "1f1b";  // none keeps less
+  const auto limited = [&](double bytes) {
+    ElasticOptions options{
+        .ranks = 4,
+        .faults = {{.rank = 0, .point = Point::before_reduce, .hit = 2},
+                   {.rank = 1, .point = Point::before_commit, .hit = 6, .when_whole = true}}};
+    if (bytes > 0) options.limits.assign(4, {.own_bytes = static_cast<std::int64_t>(bytes)});
+    return train_elastic(config_, options);
+  };
+  const auto need = [&](std::int64_t stages, int ranks) {
+    app::Config config = config_;
+    config.parallel.pp = stages;
+    if (ranks % stages != 0) config.parallel.schedule = "auto";
+    const app::RunSpec spec = app::resolve(config).value();
+    return app::worst_memory(spec, app::healthy_plan(spec, ranks, Generation{0})->plan).total();
+  };
+  const double one = need(1, 2), two = need(2, 2);
+  ASSERT_GT(one, 1.1 * two);
+  ASSERT_GT(two, 1.1 * need(2, 3));
+  struct Case {
+    double bytes;
+    std::int64_t stages;  // after the second loss
+  };
+  for (const Case& expected : {Case{0, 1}, Case{one * 1.05, 1}, Case{(one + two) / 2, 2}}) {
+    const ElasticRun run = limited(expected.bytes);
+    ASSERT_EQ(fault_of(run, reference), "") << expected.bytes;
+    ASSERT_EQ(run.fired, 2);
+    ASSERT_EQ(run.recoveries.size(), 2u);
+    EXPECT_EQ(run.recoveries[1].stages, expected.stages) << expected.bytes;
+  }
+  const ElasticRun run = limited(two * 0.95);
+  EXPECT_EQ(run.failure, "");
+  EXPECT_LT(run.steps.size(), reference.size());
+  for (const std::size_t rank : {2u, 3u}) {
+    ASSERT_TRUE(run.errors[rank].has_value());
+    EXPECT_EQ(run.errors[rank]->code, Code::unrecoverable);
+    EXPECT_EQ(run.errors[rank]->what, "2 ranks are left, and no layout fits into memory");
+  }
+}
+
+/// Shares follow speed (here ranks differ by chance alone), but not into memory that is not there.
+TEST_F(RecoveryTest, MemoryKeepsShares) {
+  config_.train.steps = 24;
+  config_.model.layers = 4;
+  const auto reference = undisturbed();
+  config_.parallel.pp = 2;
+  config_.parallel.schedule = "1f1b";
+  const app::RunSpec spec = app::resolve(config_).value();
+  const double need =
+      app::worst_memory(spec, app::healthy_plan(spec, 4, Generation{0})->plan).total();
+  std::array<int, 2> changed{};
+  for (std::uint64_t seed = 1; seed <= 6; ++seed)
+    for (const std::size_t limited : {0u, 1u}) {
+      ElasticOptions options{.ranks = 4, .seed = seed};
+      // Less than the first plan needs, which is not asked again.
+      if (limited == 1)
+        options.limits.assign(4, {.own_bytes = static_cast<std::int64_t>(need / 2)});
+      const ElasticRun run = train_elastic(config_, options);
+      ASSERT_EQ(fault_of(run, reference), "");
+      for (const app::RankWork& work : run.summaries[0]->work)
+        changed[limited] += work.micro_batches == 4 * config_.train.steps ? 0 : 1;
+    }
+  EXPECT_GT(changed[0], 0);
+  EXPECT_EQ(changed[1], 0);
 }
 
 /// A stopped rank is voted out; woken up, it fences itself and disturbs nobody.

@@ -34,7 +34,8 @@ std::string RecoveryOracle::judge_plan(const RecoveryPlan& made) const {
   if (!fault.what.empty()) return pipeline::fault_text(plan, fault);
   if (!std::ranges::equal(layout::members(plan), members_)) return "not the members of the view";
   if (!std::is_sorted(plan.spares.begin(), plan.spares.end())) return "spares are not sorted";
-  if (std::ssize(plan.spares) >= plan.tensor_degree) return "spares could be a replica";
+  if (std::ssize(plan.spares) >= plan.tensor_degree && !limited())
+    return "spares could be a replica";
   if (plan.generation != request_.generation || plan.id != request_.id)
     return "another generation or id";
   if (plan.tensor_degree != request_.wish.tensor || plan.copies != request_.wish.copies ||
@@ -44,7 +45,8 @@ std::string RecoveryOracle::judge_plan(const RecoveryPlan& made) const {
 }
 
 std::string RecoveryOracle::judge_kept_stages(const RecoveryPlan& made) const {
-  if (keeps_stages() != (made.response == Response::keep)) return "the wrong response";
+  if (keeps_stages() != (made.response == Response::keep) && !(limited() && keeps_stages()))
+    return "the wrong response";
   const Plan &plan = made.plan, &previous = request_.previous;
   if (made.response == Response::relayer) {
     if (std::ssize(plan.stages) >
@@ -194,7 +196,8 @@ History::Answer History::change(const std::vector<std::int32_t>& gone,
   plan::RecoveryRequest request{.previous = plan_,
                                 .wish = wish_,
                                 .generation = Generation{raw(plan_.generation) + 1},
-                                .id = plan_.id + 1};
+                                .id = plan_.id + 1,
+                                .shortage = shortage_};
   request.holdings.members = members_;
   for (const std::int32_t rank : members_)
     request.holdings.holds.push_back(holds_[static_cast<std::size_t>(rank)]);
@@ -218,11 +221,15 @@ History::Answer History::change(const std::vector<std::int32_t>& gone,
       answer.text = made.error().text();
     return answer;
   }
-  if (!made) {
-    answer.fault = made.error().text();
+  if (answer.fault = judge_memory(request, made); !made) {
+    if (oracle.limited())
+      answer.outcome = Outcome::too_large;
+    else
+      answer.fault = made.error().text();
+    answer.text = made.error().text();
     return answer;
   }
-  answer.fault = oracle.judge(*made);
+  if (answer.fault.empty()) answer.fault = oracle.judge(*made);
   std::reverse(request.holdings.members.begin(), request.holdings.members.end());
   std::reverse(request.holdings.holds.begin(), request.holdings.holds.end());
   const auto again = plan::recover_plan(blocks_, request);
@@ -234,6 +241,22 @@ History::Answer History::change(const std::vector<std::int32_t>& gone,
   moves_ = std::move(made->moves);
   plan_ = std::move(made->plan);
   return answer;
+}
+
+std::string History::judge_memory(plan::RecoveryRequest request,
+                                  const Result<RecoveryPlan>& made) const {
+  if (!shortage_) return {};
+  request.shortage = nullptr;
+  const RecoveryPlan best = plan::recover_plan(blocks_, request).value();
+  const bool best_fits = !shortage_(best.plan);
+  if (!made) {
+    if (made.error().code != Code::unrecoverable ||
+        made.error().what.find("no layout") == std::string::npos)
+      return "another error: " + made.error().text();
+    return best_fits ? "it could have gone on: " + made.error().text() : "";
+  }
+  if (shortage_(made->plan)) return "a plan that does not fit";
+  return best_fits && made->plan != best.plan ? "another plan though the best one fits" : "";
 }
 
 std::int64_t History::lost_with(std::int32_t gone) const {

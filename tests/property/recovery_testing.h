@@ -40,6 +40,8 @@ class RecoveryOracle {
                            [&](std::int32_t rank) { return holds(rank, block); });
     return lost;
   }
+  /// Memory may say no to what would be best.
+  bool limited() const { return request_.shortage != nullptr; }
   bool enough_ranks() const { return std::ssize(members_) >= request_.wish.tensor; }
   bool survives(const layout::Replica& replica) const {
     return std::all_of(replica.world_ranks.begin(), replica.world_ranks.end(),
@@ -86,7 +88,7 @@ class History {
  public:
   History(layout::BlockTable blocks, plan::HealthyRequest wish, layout::Plan first, Told told);
 
-  enum class Outcome { went_on, lost, too_few };
+  enum class Outcome { went_on, lost, too_few, too_large };
   struct Answer {
     Outcome outcome = Outcome::went_on;
     std::string fault;  // what is wrong with the plan or the refusal
@@ -94,6 +96,9 @@ class History {
     std::int64_t moved = 0;  // blocks
     std::string text;        // of a refusal
   };
+  /// From now on plans must fit; as plan::RecoveryRequest::shortage.
+  using Shortage = std::function<std::optional<plan::Shortage>(const layout::Plan&)>;
+  void limit(Shortage shortage) { shortage_ = std::move(shortage); }
   /// Ranks go, others come without holding anything.
   Answer change(const std::vector<std::int32_t>& gone, const std::vector<std::int32_t>& come);
   /// The first `count` moves of the plan are done. What was held is kept.
@@ -112,10 +117,14 @@ class History {
   std::size_t domains() const;
 
  private:
+  std::string judge_memory(plan::RecoveryRequest request,
+                           const Result<plan::RecoveryPlan>& made) const;
+
   layout::BlockTable blocks_;
   plan::HealthyRequest wish_;
   Told told_;
   layout::Plan plan_;
+  Shortage shortage_;
   std::vector<plan::Move> moves_;
   std::vector<std::int32_t> members_;
   std::vector<std::vector<bool>> holds_;  // [world rank][block]

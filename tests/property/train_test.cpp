@@ -1,5 +1,6 @@
 // The promise P2 in the simulated world: the same bits whatever the number of ranks, threads and
 // message orders.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -13,6 +14,8 @@
 
 namespace elaswave::test {
 namespace {
+
+using testing::HasSubstr;
 
 class TrainTest : public testing::Test {
  protected:
@@ -184,14 +187,44 @@ TEST_F(TrainTest, PlannedMemoryIsWhatIsAllocated) {
 }
 
 TEST_F(TrainTest, ARunThatDoesNotFitIsRefused) {
-  const app::RunSpec spec = app::resolve(config_).value();
-  const spec::MemoryTable use =
-      app::worst_memory(spec, app::healthy_plan(spec, 2, Generation{0}).value().plan);
-  EXPECT_TRUE(app::check_memory(use, 2 * use.total(), 2).has_value());
-  EXPECT_TRUE(app::check_memory(use, 0, 2).has_value());  // unknown
-  const auto refused = app::check_memory(use, 1.9 * use.total(), 2);
-  ASSERT_FALSE(refused.has_value());
-  EXPECT_EQ(refused.error().code, Code::does_not_fit);
+  app::RunSpec spec = app::resolve(config_).value();
+  const layout::Plan plan = app::healthy_plan(spec, 2, Generation{0}).value().plan;
+  const auto use = static_cast<std::int64_t>(app::worst_memory(spec, plan).total());
+  EXPECT_TRUE(app::check_memory(spec, plan).has_value()) << "nobody has a limit";
+  const auto refusal = [&](const plan::RankLimits& limits) {
+    spec.elastic.limits = limits;
+    const auto checked = app::check_memory(spec, plan);
+    if (checked) return std::string();
+    EXPECT_EQ(checked.error().code, Code::does_not_fit);
+    return checked.error().text();
+  };
+  EXPECT_EQ(refusal({{.host_bytes = 2 * use}, {.host_bytes = 2 * use}}), "");
+  EXPECT_EQ(refusal({{}, {}}), "") << "not known";
+  EXPECT_THAT(refusal({{.host_bytes = 2 * use - 2}, {.host_bytes = 2 * use - 2}}),
+              HasSubstr("its share of its host is"));
+  EXPECT_EQ(refusal({{.host_bytes = use}, {.host = 1, .host_bytes = use}}), "");
+  const std::string small = refusal({{.host_bytes = 2 * use}, {.own_bytes = use / 2}});
+  EXPECT_THAT(small, HasSubstr("rank 1 of 2"));
+  EXPECT_THAT(small, HasSubstr("device.memory_mib is"));
+  EXPECT_EQ(refusal({{.host_bytes = use / 2, .own_bytes = use}, {.host = 1}}), "");
+}
+
+TEST(MemoryDifferences, AreToldWhereTheyMatter) {
+  constexpr double kMib = 1 << 20;
+  spec::MemoryTable planned, measured;
+  const auto told = [&] { return std::ssize(app::memory_differences(planned, measured)); };
+  planned[spec::MemoryTerm::checkpoint] = 0.2 * kMib;  // of a tiny model; the file has a frame
+  measured[spec::MemoryTerm::checkpoint] = 0.9 * kMib;
+  EXPECT_EQ(told(), 0);
+  planned[spec::MemoryTerm::stashes] = 100 * kMib;
+  measured[spec::MemoryTerm::stashes] = 105 * kMib;
+  planned[spec::MemoryTerm::logits] = 100 * kMib;  // was not measured
+  EXPECT_EQ(told(), 0);
+  measured[spec::MemoryTerm::stashes] = 115 * kMib;
+  EXPECT_THAT(app::memory_differences(planned, measured),
+              testing::ElementsAre("stashes 100.0 MiB planned, 115.0 MiB measured"));
+  measured[spec::MemoryTerm::checkpoint] = 1.3 * kMib;
+  EXPECT_EQ(told(), 2);
 }
 
 /// Fails at one step, as a full disk would.

@@ -201,6 +201,7 @@ void run_rank(const app::Config& config, Campaign& campaign, comm::World& inner)
                           .board = campaign.boards[rank].get(),
                           .observer = &writer,
                           .domains = options.domains,
+                          .limits = options.limits,
                           .fill_elems = options.fill_elems},
                          world);
   if (done)

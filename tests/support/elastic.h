@@ -41,6 +41,7 @@ struct ElasticOptions {
   std::uint64_t seed = 1;
   std::vector<Fault> faults;
   plan::Domains domains;
+  plan::RankLimits limits;  // of memory
   bool claims = true;
   std::int64_t fill_elems = 0;
   std::int32_t copies = 1;  // as the configuration has it: what may be lost depends on it

@@ -97,6 +97,7 @@ Result<RankRun> train_rank(const app::Config& config, const RankOptions& options
                            comm::World& world) {
   EW_ASSIGN(app::RunSpec spec, app::resolve(config));
   spec.elastic.domains = options.domains;
+  spec.elastic.limits = options.limits;
   spec.elastic.fill_elems = options.fill_elems;
   EW_ASSIGN(const std::unique_ptr<kernels::Ops> ops, kernels::make_cpu_ops(options.isa));
   device::CpuStream stream(options.threads);

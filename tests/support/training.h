@@ -74,6 +74,7 @@ struct RankOptions {
   member::ViewBoard* board = nullptr;     // where the rank's agent posts views; null: none
   app::StepObserver* observer = nullptr;  // null: steps are recorded in the result
   plan::Domains domains;
+  plan::RankLimits limits;
   std::int64_t fill_elems = 0;
 };
 Result<RankRun> train_rank(const app::Config& config, const RankOptions& options,

@@ -100,6 +100,10 @@ TEST(PlanCommand, WhatDoesNotFitEndsWithCodeFour) {
   EXPECT_THAT(tight.out, HasSubstr("total"));  // the table is shown all the same
   EXPECT_THAT(tight.error, HasSubstr("the limit is 1.0 MiB"));
   EXPECT_EQ(run_tiny({"--ranks=4", "--parallel.pp=2", "--memory=1GiB"}).code, 0);
+  const Outcome key = run_tiny({"--ranks=4", "--parallel.pp=2", "--device.memory_mib=1"});
+  EXPECT_EQ(key.code, 4);
+  EXPECT_EQ(key.error, tight.error);
+  EXPECT_EQ(run_tiny({"--ranks=4", "--device.memory_mib=1", "--memory=1GiB"}).code, 0);
   const Outcome none = run_tiny({"--ranks=4", "--sweep", "--memory=1MiB", "--top=3"});
   EXPECT_EQ(none.code, 4);
   EXPECT_THAT(none.out, HasSubstr("layouts do not fit, smallest first"));

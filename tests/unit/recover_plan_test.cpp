@@ -24,6 +24,14 @@ layout::BlockTable blocks_of(std::string_view preset, std::int32_t tensor) {
   return spec::Inventory(spec::find_preset(preset).value(), DType::f32, tensor).blocks();
 }
 
+/// Memory for such plans alone.
+std::function<std::optional<plan::Shortage>(const Plan&)> only(
+    const std::function<bool(const Plan&)>& fits) {
+  return [fits](const Plan& plan) {
+    return fits(plan) ? std::nullopt : std::optional(plan::Shortage{.world_rank = 1});
+  };
+}
+
 /// A run whose copies are all filled, and who is left of it.
 plan::RecoveryRequest after_loss(const layout::BlockTable& blocks, const plan::HealthyRequest& wish,
                                  const Plan& previous, const Ranks& gone) {
@@ -155,13 +163,15 @@ TEST_F(Loss, OfAWholeStageLaysOutAnew) {
 TEST_F(Loss, WhatDoesNotFitIsNotTaken) {
   start({.world_size = 4, .pipeline = 4, .micro_batches = 8, .copies = 1});
   plan::RecoveryRequest asked = request({2});
-  asked.fits = [](const Plan& plan) { return plan.stages.size() >= 2; };
+  asked.shortage = only([](const Plan& plan) { return plan.stages.size() >= 2; });
   const plan::RecoveryPlan made = plan::recover_plan(blocks_, asked).value();
   EXPECT_GE(made.plan.stages.size(), 2u);
-  asked.fits = [](const Plan&) { return false; };
-  EXPECT_EQ(refusal(asked).code, Code::does_not_fit);
+  asked.shortage = only([](const Plan&) { return false; });
+  const Error nothing = refusal(asked);
+  EXPECT_EQ(nothing.code, Code::unrecoverable);
+  EXPECT_THAT(nothing.text(), HasSubstr("3 ranks are left, and no layout fits"));
   asked = request({});
-  asked.fits = [](const Plan& plan) { return plan.stages.size() < 4; };
+  asked.shortage = only([](const Plan& plan) { return plan.stages.size() < 4; });
   EXPECT_EQ(plan::recover_plan(blocks_, asked).value().response, Response::relayer);
 }
 
@@ -173,7 +183,7 @@ TEST_F(Loss, FewerChunksWhereLayersDoNotSuffice) {
          .micro_batches = 6,
          .copies = 2});
   plan::RecoveryRequest asked = request({1});
-  asked.fits = [](const Plan& plan) { return plan.stages.size() == 2; };
+  asked.shortage = only([](const Plan& plan) { return plan.stages.size() == 2; });
   plan::RecoveryPlan made = plan::recover_plan(blocks_, asked).value();
   EXPECT_EQ(made.schedule, "zbv");
   asked.wish.chunks = 4;  // eight chunks of six layers do not go
@@ -187,6 +197,7 @@ TEST_F(Loss, OfTooMuchIsRefusedByName) {
   const Error few = refusal(request({2}));
   EXPECT_EQ(few.code, Code::unrecoverable);
   EXPECT_THAT(few.text(), HasSubstr("3 ranks are left, one replica needs 4"));
+  EXPECT_THAT(refusal(request({0, 1, 3})).text(), HasSubstr("1 rank is left, one replica needs 4"));
   start({.world_size = 4, .pipeline = 2, .micro_batches = 4, .copies = 1});
   const Error lost = refusal(request({2, 3}));
   EXPECT_EQ(lost.code, Code::unrecoverable);
@@ -249,7 +260,7 @@ TEST_F(ByHand, WhatMovesLeastIsTakenUnlessItIsMuchSlower) {
   model(8);
   previous({0, 3}, {{0}, {1}});
   request_.wish.pipeline = 2;
-  request_.fits = two_stages;
+  request_.shortage = only(two_stages);
   member(1, {0, 1, 2, 3, 4, 5, 6, 7});  // rank 0 is lost, all its blocks were kept by rank 1
   member(9, {});
   plan::RecoveryPlan made = recover();
@@ -266,7 +277,7 @@ TEST_F(ByHand, WhatMovesLeastIsTakenUnlessItIsMuchSlower) {
 TEST_F(ByHand, ALaterLayoutThatMovesLessIsTaken) {
   model(8);
   previous({0, 5}, {{0}, {1}});
-  request_.fits = [](const Plan& plan) { return plan.stages.size() == 2; };
+  request_.shortage = only([](const Plan& plan) { return plan.stages.size() == 2; });
   member(1, {4, 5, 6, 7});
   member(9, {0, 1, 2, 3});
   const plan::RecoveryPlan made = recover();
@@ -277,7 +288,7 @@ TEST_F(ByHand, ALaterLayoutThatMovesLessIsTaken) {
 TEST_F(ByHand, AStageWithoutAnybodyGetsAReplicaOfARicherOne) {
   model(2);
   previous({0, 1}, {{0, 1, 2}, {3}});
-  request_.fits = [](const Plan& plan) { return plan.stages.size() == 2; };
+  request_.shortage = only([](const Plan& plan) { return plan.stages.size() == 2; });
   member(0, {0});
   member(1, {});
   member(2, {0, 1});  // the copy of the lost stage, and one of its own
@@ -327,9 +338,19 @@ TEST(Routes, EvenSharesWithFewestChanges) {
 void time_recovery(const char* name, const plan::HealthyRequest& wish, const Ranks& gone) {
   spec::ModelConfig config = spec::find_preset("gpt2-1.5b").value();
   config.heads = 16;  // its 25 are not divisible
-  const layout::BlockTable blocks = spec::Inventory(config, DType::f32, wish.tensor).blocks();
+  const spec::Inventory inventory(config, DType::f32, wish.tensor);
+  const layout::BlockTable blocks = inventory.blocks();
   const Plan healthy = plan::healthy_plan(blocks, wish).value();
   plan::RecoveryRequest request = after_loss(blocks, wish, healthy, gone);
+  const plan::Budgets budgets(static_cast<std::size_t>(wish.world_size), 1e12);
+  request.shortage = [&](const Plan& plan) {
+    return plan::find_shortage({.config = config,
+                                .inventory = inventory,
+                                .blocks = blocks,
+                                .micro_batch = 1,
+                                .loss_chunk_tokens = 256},
+                               plan, budgets);
+  };
   forget_all_but_layout(request.previous);  // what members tell each other in a recovery
   std::chrono::duration<double, std::milli> time{};
   Result<plan::RecoveryPlan> made;

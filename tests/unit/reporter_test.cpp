@@ -265,6 +265,8 @@ TEST(RankPlace, DomainsFromAPattern) {
     EXPECT_THAT(name(bad, 0), HasSubstr("{rank/4}")) << bad;
   EXPECT_THAT(name(std::string(64, 'x').c_str(), 0), HasSubstr("64 bytes"));
   EXPECT_THAT(domain_numbers({{1, "a", "x"}, {2, "a", "y"}, {3, "b", "x"}}), ElementsAre(0, 1, 0));
+  EXPECT_EQ(rank_limits({{1, "a", "x", 500}, {2, "b", "x", 600, 70}, {3, "a", "y", 500}}),
+            (plan::RankLimits{{0, 500, 0}, {1, 600, 70}, {0, 500, 0}}));
 }
 
 TEST(FaultOptions, AreFaults) {
