@@ -31,7 +31,7 @@ struct EngineParts {
   kernels::Ops& ops;
   device::Stream& stream;
   zero::Shard& shard;                   // has the plan's roles
-  std::function<double()> slow_factor;  // as TrainerParts'
+  std::function<double()> slow_factor;  // as RankFaults'
   layout::Plan plan;                    // sound
   std::vector<replica::Copy> missing;   // copies of the plan that hold nothing yet
 };

@@ -27,6 +27,15 @@ std::int64_t number_in(const char* name, std::int64_t otherwise) {
   return error == std::errc() && stop == end && !text.empty() && number >= 0 ? number : otherwise;
 }
 
+void report(const RankExit& exit) noexcept {
+  try {
+    const std::string dir = variable(kRunDirVariable);
+    if (!dir.empty()) write_exit_report(dir, launched_as().world_rank, exit);
+  } catch (const std::exception&) {
+    // Out of memory on the way out: the launcher takes the rank for killed, which is near enough.
+  }
+}
+
 std::string report_path(const std::string& dir, std::int64_t world_rank) {
   return fmt::format("{}/exit-{}", dir, world_rank);
 }
@@ -46,35 +55,38 @@ bool stdout_is_terminal() {
   return ::isatty(STDOUT_FILENO) == 1;
 }
 
-bool write_exit_report(const std::string& dir, std::int64_t world_rank, int code) {
+bool write_exit_report(const std::string& dir, std::int64_t world_rank, const RankExit& exit) {
   const std::string path = report_path(dir, world_rank);
   const std::string temporary = path + ".new";
   {
     std::ofstream file(temporary, std::ios::trunc);
-    file << code << '\n';
+    file << exit.code << (exit.alone ? " alone\n" : "\n");
     file.flush();
     if (!file) return false;
   }
   return std::rename(temporary.c_str(), path.c_str()) == 0;
 }
 
-std::vector<std::optional<int>> read_exit_reports(const std::string& dir, std::int64_t ranks) {
-  std::vector<std::optional<int>> codes;
+std::vector<RankOutcome> read_exit_reports(const std::string& dir, std::int64_t ranks) {
+  std::vector<RankOutcome> outcomes;
   for (std::int64_t rank = 0; rank < ranks; ++rank) {
     std::ifstream file(report_path(dir, rank));
-    int code = 0;
-    codes.push_back(file >> code ? std::optional<int>(code) : std::nullopt);
+    RankExit exit;
+    std::string word;
+    RankOutcome& outcome = outcomes.emplace_back();
+    if (!(file >> exit.code)) continue;
+    exit.alone = file >> word && word == "alone";
+    outcome = exit;
   }
-  return codes;
+  return outcomes;
 }
 
 void report_exit(int code) noexcept {
-  try {
-    const std::string dir = variable(kRunDirVariable);
-    if (!dir.empty()) write_exit_report(dir, launched_as().world_rank, code);
-  } catch (const std::exception&) {
-    // Out of memory on the way out: the launcher takes the rank for killed, which is near enough.
-  }
+  report(code);
+}
+
+void report_exit_alone(int code) noexcept {
+  report({code, true});
 }
 
 bool first_to_say(const std::string& dir, const std::string& text) {

@@ -1,8 +1,9 @@
 // How a rank started by `elaswave launch` tells its exit code: with mpirun --enable-recovery the
 // launcher's own exit code is always 0, so each rank leaves a file exit-<world rank> with one
-// decimal number in the private run directory named by ELASWAVE_RUN_DIR. A rank without a file was
-// killed. Without that variable all functions here do nothing, or answer "alone". THREADS:
-// report_exit and print_error from any one at a time.
+// decimal number in the private run directory named by ELASWAVE_RUN_DIR; " alone" follows it when
+// the others go on without this rank. A rank without a file was killed. Without that variable all
+// functions here do nothing, or answer "alone". THREADS: report_exit and print_error from any one
+// at a time.
 #pragma once
 
 #include <cstdint>
@@ -10,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "app/launch_rules.h"
 #include "io/base/error.h"
 
 namespace elaswave::app {
@@ -34,6 +36,8 @@ bool stdout_is_terminal();
 /// Call as the last act before leaving, also before _exit. Never fails loudly: the launcher reads a
 /// missing report as a killed rank. Calling it again replaces the report.
 void report_exit(int code) noexcept;
+/// The same of a rank that is alone with its error.
+void report_exit_alone(int code) noexcept;
 
 /// Prints the four lines on stderr, naming the rank when there are several. Ranks of one
 /// `elaswave launch` that meet the same error print it once between them.
@@ -41,10 +45,10 @@ void print_error(const Error& error);
 
 /// The file side of report_exit: REQUIRES an existing directory. False when it could not be
 /// written.
-bool write_exit_report(const std::string& dir, std::int64_t world_rank, int code);
+bool write_exit_report(const std::string& dir, std::int64_t world_rank, const RankExit& exit);
 
-/// Exit codes by rank; nothing for a rank without a (whole) report.
-std::vector<std::optional<int>> read_exit_reports(const std::string& dir, std::int64_t ranks);
+/// By rank; nothing for a rank without a (whole) report.
+std::vector<RankOutcome> read_exit_reports(const std::string& dir, std::int64_t ranks);
 
 /// True for the first caller with this text in this directory; also when that cannot be told.
 bool first_to_say(const std::string& dir, const std::string& text);

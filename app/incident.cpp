@@ -31,10 +31,10 @@ std::string phases_text(const recover::RecoveryReport& report) {
 }
 
 std::string went_back_text(const recover::RecoveryReport& report) {
-  std::string text = fmt::format(
-      "; parts of the model had no copy left, so all of it was loaded from the checkpoint of step "
-      "{}",
-      raw(report.step));
+  std::string text = fmt::format("; {}, so all of it was loaded from the checkpoint of step {}",
+                                 report.copies_differed ? "the state was not to be trusted"
+                                                        : "parts of the model had no copy left",
+                                 raw(report.step));
   if (report.undone <= report.step) return text;
   if (report.undone == next(report.step))
     return text + fmt::format(", and step {} is trained again", raw(report.undone));
@@ -59,9 +59,12 @@ std::string time_text(Nanoseconds time) {
 }
 
 std::string recovery_text(const recover::RecoveryReport& report) {
+  const std::string cause = report.lost.empty()
+                                ? "a copy of the state differs from its owner's"
+                                : fmt::format("{} {} gone", ranks_text(report.lost),
+                                              report.lost.size() == 1 ? "is" : "are");
   std::string text =
-      fmt::format("{} {} gone: {} {} on with step {} ({} of {}{})", ranks_text(report.lost),
-                  report.lost.size() == 1 ? "is" : "are",
+      fmt::format("{}: {} {} on with step {} ({} of {}{})", cause,
                   counted(static_cast<std::int64_t>(report.members.size()), "rank"),
                   report.members.size() == 1 ? "goes" : "go", raw(next(report.step)),
                   counted(report.replicas, "replica"), counted(report.stages, "stage"),
@@ -103,6 +106,7 @@ metrics::Event recovery_event(const recover::RecoveryReport& report) {
            {"attempts", report.attempts},
            {"rolled_forward", report.rolled_forward},
            {"from_checkpoint", report.from_checkpoint},
+           {"copies_differed", report.copies_differed},
            {"phases_us", std::move(phases)},
            {"total_us", us(report.total)},
            {"moved_bytes", report.moved_bytes},

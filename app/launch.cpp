@@ -257,7 +257,7 @@ class Run {
     const auto outcomes = read_exit_reports(dir_.path(), ranks_);
     std::map<std::string, std::vector<std::size_t>> by_outcome;
     for (std::size_t rank = 0; rank < outcomes.size(); ++rank)
-      by_outcome[outcomes[rank] ? fmt::format("left with code {}", *outcomes[rank])
+      by_outcome[outcomes[rank] ? fmt::format("left with code {}", outcomes[rank]->code)
                                 : std::string("ended without a word (killed?)")]
           .push_back(rank);
     const bool none = std::none_of(outcomes.begin(), outcomes.end(),

@@ -77,9 +77,10 @@ LaunchPlan plan_launch(const LauncherVersion& version, const LaunchWish& wish) {
 }
 
 int combined_exit_code(std::span<const RankOutcome> outcomes) {
-  std::set<int> codes;
+  std::set<int> codes, of_one;
   for (const RankOutcome& outcome : outcomes)
-    if (outcome) codes.insert(*outcome);
+    if (outcome) (outcome->alone || outcome->code == 7 ? of_one : codes).insert(outcome->code);
+  if (codes.empty()) codes = of_one;
   if (codes.empty()) return 6;
   if (codes.size() == 1) return *codes.begin();
   codes.erase(7);
@@ -97,8 +98,8 @@ int combined_exit_code(std::span<const RankOutcome> outcomes) {
   return single >= 0 ? single : *codes.begin();
 }
 
-bool ends_run(int code) {
-  return code != 7 && code != 10 && code != 70;
+bool ends_run(const RankExit& exit) {
+  return !exit.alone && exit.code != 7 && exit.code != 10 && exit.code != 70;
 }
 
 std::string launcher_note(const Environment& environment) {

@@ -43,15 +43,26 @@ struct LaunchWish {
 /// All ranks on this host. Why each flag: README.md, "Flags of mpirun".
 LaunchPlan plan_launch(const LauncherVersion& version, const LaunchWish& wish);
 
-/// A rank's exit code, or nothing when it left no report (killed, or died of a bug).
-using RankOutcome = std::optional<int>;
+/// How a rank left.
+struct RankExit {
+  int code = 0;
+  bool alone = false;  // with its error: the others take it for dead and go on
+  RankExit() = default;
+  RankExit(int exit_code, bool is_alone = false)  // NOLINT: a code is how most leave
+      : code(exit_code), alone(is_alone) {}
+  bool operator==(const RankExit&) const = default;
+};
+
+/// Nothing when it left no report (killed, or died of a bug).
+using RankOutcome = std::optional<RankExit>;
 
 /// One exit code for the run. In order:
 ///   1. nobody reported                 6, nothing is known
 ///   2. all who reported agree          that code; ranks killed on the way are not held against a
 ///   run
 ///                                      that the others finished
-///   3. code 7 (left) is a rank's own fate: set aside while others tell of the run
+///   3. code 7 (left), and any of a rank that is alone with it, is that rank's own fate: set aside
+///   while others tell of the run
 ///   4. 2, 3, 4, 9, 5                   what one rank found wrong is the cause of the others'
 ///   failure
 ///   5. 6                               gives way to 10 or 70 of another rank, its cause
@@ -60,9 +71,10 @@ using RankOutcome = std::optional<int>;
 ///   7. 70, 10, then the lowest other
 int combined_exit_code(std::span<const RankOutcome> outcomes);
 
-/// True when one rank's code says that the run is over for all (so those who linger are hung),
-/// false when it may go on without that rank: 7 left, 10 device lost, 70 a bug.
-bool ends_run(int code);
+/// True when one rank's exit says that the run is over for all (so those who linger are hung),
+/// false when it may go on without that rank: 7 left, 10 device lost, 70 a bug, any code of one
+/// alone.
+bool ends_run(const RankExit& exit);
 
 /// What the launcher does when a rank dies, from the variables it set; one line.
 std::string launcher_note(const Environment& environment);

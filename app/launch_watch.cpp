@@ -5,8 +5,8 @@
 namespace elaswave::app {
 namespace {
 
-bool is_failure(int code) {
-  return ends_run(code) && code != 0 && code != 8 && code != 75;
+bool is_failure(const RankExit& exit) {
+  return ends_run(exit) && exit.code != 0 && exit.code != 8 && exit.code != 75;
 }
 
 }  // namespace
@@ -27,7 +27,7 @@ void LaunchWatch::note(Nanoseconds now, const LaunchSight& sight) {
     const bool first = left_.code < 0 && ends_run(*report);
     const bool worse = left_.code >= 0 && !is_failure(left_.code) && is_failure(*report);
     if (first || worse)
-      left_ = {.world_rank = static_cast<std::int64_t>(rank), .code = *report, .at = now};
+      left_ = {.world_rank = static_cast<std::int64_t>(rank), .code = report->code, .at = now};
   }
   if (stop_count_ == 0 && sight.stop_requests > 0) first_stop_ = now;
   if (stop_count_ < 2 && sight.stop_requests > 1) second_stop_ = now;

@@ -35,8 +35,8 @@ kernels::Isa isa_of(const Config& config) {
   return kernels::Isa::automatic;
 }
 
-Result<void> build(const Settings& settings, comm::World& world, bool (*stop)(),
-                   std::function<double()> slow_factor, LocalSetup& setup) {
+Result<void> build(const Settings& settings, comm::World& world, bool (*stop)(), RankFaults faults,
+                   LocalSetup& setup) {
   const Config& config = settings.config;
   RealClock clock;
   Nanoseconds mark = clock.now();
@@ -97,7 +97,7 @@ Result<void> build(const Settings& settings, comm::World& world, bool (*stop)(),
                                    .stop = stop,
                                    .checkpoint = setup.checkpoint ? &*setup.checkpoint : nullptr,
                                    .plan = &setup.plan.plan,
-                                   .slow_factor = std::move(slow_factor)}));
+                                   .faults = std::move(faults)}));
   lap("weights");
   setup.identity = {
       .numeric_class = setup.ops->numeric_class(),
@@ -111,9 +111,9 @@ Result<void> build(const Settings& settings, comm::World& world, bool (*stop)(),
 }  // namespace
 
 std::optional<Error> set_up(const Settings& settings, comm::World& world, bool (*stop)(),
-                            std::function<double()> slow_factor, LocalSetup& setup) {
+                            RankFaults faults, LocalSetup& setup) {
   try {
-    auto built = build(settings, world, stop, std::move(slow_factor), setup);
+    auto built = build(settings, world, stop, std::move(faults), setup);
     if (built) return std::nullopt;
     return std::move(built).error();
   } catch (const std::bad_alloc&) {

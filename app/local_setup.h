@@ -35,8 +35,8 @@ struct LocalSetup {
 };
 
 /// Fills `setup`, or says what is in the way: peers must hear of it (start.h), also of memory that
-/// the system refuses. `stop` and `slow_factor` as in TrainerParts.
+/// the system refuses. `stop` and `faults` as in TrainerParts.
 std::optional<Error> set_up(const Settings& settings, comm::World& world, bool (*stop)(),
-                            std::function<double()> slow_factor, LocalSetup& setup);
+                            RankFaults faults, LocalSetup& setup);
 
 }  // namespace elaswave::app

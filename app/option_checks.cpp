@@ -68,6 +68,20 @@ Result<void> check_checkpoints(const Settings& settings) {
                .fix = "give --log.dir=DIR, or checkpoint.every=0"});
 }
 
+/// Without checksums nobody would notice, and the weights would be wrong.
+Result<void> check_faults(const Settings& settings) {
+  EW_ASSIGN(const chaos::Faults faults, requested_faults(settings.config));
+  for (const chaos::Fault& fault : faults.list)
+    if (fault.kind == chaos::Kind::corrupt && fault.target == chaos::Target::message &&
+        !settings.config.comm.checksum)
+      return fail({.code = Code::usage,
+                   .what = "a message is to be spoiled and nobody would notice",
+                   .where = both(settings, "chaos.corrupt", "comm.checksum"),
+                   .why = "without checksums the run would go on with what it got",
+                   .fix = "add --comm.checksum=true"});
+  return {};
+}
+
 }  // namespace
 
 Result<void> cross_check(const Settings& settings) {
@@ -87,7 +101,7 @@ Result<void> cross_check(const Settings& settings) {
 
 Result<void> check_places(const Settings& settings) {
   EW_TRY(check_validation(settings));
-  EW_TRY(requested_faults(settings.config));
+  EW_TRY(check_faults(settings));
   return check_checkpoints(settings);
 }
 

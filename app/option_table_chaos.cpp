@@ -25,10 +25,11 @@ void add_chaos(std::vector<Option>& table) {
   table.push_back(fault_row("chaos.slow", field<kChaos, &C::slow>,
                             "rank=3,step=5,factor=2.5[,until=9]: its actions take longer"));
   table.push_back(fault_row("chaos.cut", field<kChaos, &C::cut>,
-                            "a=0+1,b=2+3,step=5[,until=9]: nothing gets from one side to the "
-                            "other"));
+                            "a=0+1,b=2+3,step=5[,ms=500][,until=9]: nothing gets from one side to "
+                            "the other"));
   table.push_back(fault_row("chaos.corrupt", field<kChaos, &C::corrupt>,
-                            "what=message or what=copy,rank=3,step=5[,at=K]: a bit is flipped"));
+                            "what=message or what=copy,rank=3,step=5[,at=K]: a bit of a message "
+                            "that is sent, or of a copy that is kept, flips"));
   table.push_back(fault_row("chaos.random", field<kChaos, &C::random>,
                             "seed=1,rate=0.01[,kinds=kill+stop+exit]: for every rank and step"));
 }

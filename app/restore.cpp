@@ -121,6 +121,7 @@ class Restorer {
     EW_ASSIGN(const std::vector<Step> steps,
               checkpoint::list_steps(request_.files, request_.directory));
     for (const Step step : steps) {
+      if (request_.newest && step > *request_.newest) continue;
       path = request_.directory + "/" + checkpoint::step_name(step);
       const auto manifest = checkpoint::read_manifest(request_.files, path);
       if (manifest && manifest->step == step) return checkpoint::to_text(*manifest);
@@ -130,7 +131,7 @@ class Restorer {
     }
     EW_ASSIGN(const std::string trace,
               checkpoint::trace_of_checkpoints(request_.files, request_.directory));
-    if (trace.empty()) return std::optional<std::string>();
+    if (trace.empty() || request_.newest) return std::optional<std::string>();
     return fail(
         {.code = Code::corrupt,
          .what = "no checkpoint is sound",
@@ -147,6 +148,19 @@ class Restorer {
     if (const auto written = checkpoint::write_latest(request_.files, request_.directory, step);
         !written)
       log_warn("cannot write LATEST: {}", written.error().why);
+  }
+
+  /// What is passed over must not be taken for sound by whoever looks next.
+  void set_newer_aside() const {
+    const auto steps = checkpoint::list_steps(request_.files, request_.directory);
+    for (const Step step : steps.value_or(std::vector<Step>())) {
+      if (!request_.newest || step <= *request_.newest) continue;
+      const auto aside = checkpoint::set_aside(request_.files, request_.directory, step);
+      if (aside)
+        log_warn("the checkpoint of step {} may hold damage; it is now {}", raw(step), *aside);
+      else
+        log_error("the checkpoint of step {} may hold damage: {}", raw(step), aside.error().text());
+    }
   }
 
   Result<void> set_aside(Step step, const Error& why) {
@@ -200,6 +214,9 @@ class Restorer {
   /// COLLECTIVE. False: damaged, and set aside.
   Result<bool> load(const Restored& candidate) {
     const Result<void> mine = at_the_disk([&] { return try_load_own(candidate); });
+    // Before anybody goes on from it: whoever takes over from a reporter that dies here begins
+    // anew.
+    if (mine && reporter()) at_the_disk([&] { set_newer_aside(); });
     std::int64_t words[] = {!mine && mine.error().code == Code::corrupt ? 1 : 0,
                             !mine && mine.error().code != Code::corrupt ? 1 : 0};
     EW_TRY(comm::all_reduce_sum(request_.world, request_.group, words, "loading a checkpoint",

@@ -34,6 +34,9 @@ struct RestoreRequest {
   Nanoseconds timeout = 0;
   /// Says whether this run may go on from a checkpoint. Must judge alike on all ranks.
   std::function<Result<void>(const checkpoint::Manifest&, const std::string& path)> accept;
+  /// Those of later steps may hold damage: they are passed over, and renamed aside once an older
+  /// one is loaded. The same on all ranks.
+  std::optional<Step> newest = std::nullopt;
 };
 
 struct Restored {

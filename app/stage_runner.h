@@ -37,7 +37,7 @@ struct RunnerParts {
   gpt::LayerReady ready;                  // working weights of a layer are needed
   pipeline::SumsDone sums_done;           // a layer's sums of this rank are complete
   std::function<Result<void>()> between;  // after every action
-  std::function<double()> slow_factor;    // as TrainerParts'
+  std::function<double()> slow_factor;    // as RankFaults'
 };
 
 /// THREADS: the rank's compute thread.

@@ -5,14 +5,13 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <random>
 
+#include "app/armed_faults.h"
 #include "app/commands.h"
 #include "app/exit_report.h"
-#include "app/fault_options.h"
 #include "app/launch_rules.h"
 #include "app/layout.h"
 #include "app/local_setup.h"
@@ -24,7 +23,6 @@
 #include "app/start.h"
 #include "app/start_table.h"
 #include "app/trace.h"
-#include "elastic/chaos/injector.h"
 #include "elastic/member/membership.h"
 #include "io/base/log.h"
 #include "parallel/comm/simulation.h"
@@ -61,55 +59,15 @@ std::size_t flight_capacity(const Config& config) {
   return config.profile.trace.empty() ? kFlightCapacity : kTraceEvents;
 }
 
-Result<std::unique_ptr<comm::World>> make_world(const Config& config, ProbeHook probe) {
+Result<std::unique_ptr<comm::World>> make_world(const Config& config, const ArmedFaults& faults) {
   if (comm::started_by_mpi_launcher())
-    return comm::make_mpi_world({.probe = std::move(probe),
+    return comm::make_mpi_world({.probe = faults.probe(),
                                  .checksum = config.comm.checksum,
-                                 .flight_capacity = flight_capacity(config)});
-  return comm::make_solo_world(std::move(probe), flight_capacity(config));
+                                 .flight_capacity = flight_capacity(config),
+                                 .reachable = faults.reachable(),
+                                 .spoils = faults.spoils_message()});
+  return comm::make_solo_world(faults.probe(), flight_capacity(config));
 }
-
-/// The faults of chaos.*: the world wants its hook before anybody knows what to do at which rank.
-class ArmedProbe {
- public:
-  explicit ArmedProbe(const Config& config) : config_(config) {}
-
-  ProbeHook hook() {
-    const auto faults = requested_faults(config_);
-    if (!faults || faults->empty()) return {};
-    slot_ = std::make_shared<Slot>();
-    return [slot = slot_](Point point) {
-      if (slot->armed.load(std::memory_order_acquire)) slot->hook(point);
-    };
-  }
-  /// Of TrainerParts; empty when nothing is to be slow.
-  std::function<double()> slow_factor() const {
-    if (!slot_) return {};
-    return [slot = slot_] {
-      return slot->armed.load(std::memory_order_acquire) ? slot->injector->slow_factor() : 1;
-    };
-  }
-  Result<void> arm(const chaos::Self& self, Step resumed) {
-    if (!slot_) return {};
-    EW_ASSIGN(chaos::Faults faults, requested_faults(config_));
-    EW_TRY(chaos::check_ranks(faults, self.world_size));
-    chaos::Effects effects = chaos::process_effects();
-    effects.say = [](const std::string& what) { log_warn("chaos: {}", what); };
-    slot_->injector.emplace(std::move(faults), self, std::move(effects), resumed);
-    slot_->hook = slot_->injector->hook();
-    slot_->armed.store(true, std::memory_order_release);
-    return {};
-  }
-
- private:
-  struct Slot {
-    std::optional<chaos::Injector> injector;
-    ProbeHook hook;
-    std::atomic<bool> armed = false;
-  };
-  const Config& config_;
-  std::shared_ptr<Slot> slot_;  // null: no faults are wanted
-};
 
 /// COLLECTIVE. Where every rank lives, what it fails together with and may use of memory.
 Result<std::vector<RankPlace>> find_places(const Config& config, comm::World& world,
@@ -129,9 +87,17 @@ Result<std::vector<RankPlace>> find_places(const Config& config, comm::World& wo
   std::_Exit(code);
 }
 
+/// Ends a process whose error is its own: peers miss it and go on.
+[[noreturn]] void leave_alone(const Error& error) {
+  std::fflush(stdout);
+  print_error(error);
+  report_exit_alone(exit_code(error.code));
+  std::_Exit(exit_code(error.code));
+}
+
 /// COLLECTIVE. The agent of this rank; none when the run is to end with the first rank that fails.
 Result<std::unique_ptr<member::Membership>> join(const Config& config, comm::World& world,
-                                                 LocalSetup& setup) {
+                                                 const ArmedFaults& faults, LocalSetup& setup) {
   const Config::Elastic& elastic = config.elastic;
   if (!elastic.enabled || world.size() == 1) return std::unique_ptr<member::Membership>();
   EW_ASSIGN(std::unique_ptr<member::Membership> membership,
@@ -142,7 +108,8 @@ Result<std::unique_ptr<member::Membership>> join(const Config& config, comm::Wor
                         .claim_directory = config.log.dir.empty() ? "" : config.log.dir + "/views",
                         .run = setup.identity.recipe,
                         .hang = elastic.hang_ms * kMillisecond,
-                        .leave_now = leave_now}));
+                        .leave_now = leave_now,
+                        .reachable = faults.reachable()}));
   setup.trainer->follow(membership->board());
   return membership;
 }
@@ -263,8 +230,8 @@ Result<int> run_train(const Settings& settings) {
   // Declared before the world: when something fails, the world's communication thread must have
   // ended before the memory it may still read and write goes.
   LocalSetup setup;
-  ArmedProbe probe(config);
-  EW_ASSIGN(const std::unique_ptr<comm::World> world, make_world(config, probe.hook()));
+  ArmedFaults faults(config);
+  EW_ASSIGN(const std::unique_ptr<comm::World> world, make_world(config, faults));
   const bool reporter = world->world_rank() == 0;
   set_process_label(fmt::format("rank {}", world->world_rank()));
   const Nanoseconds timeout = config.comm.timeout_ms * kMillisecond;
@@ -272,8 +239,7 @@ Result<int> run_train(const Settings& settings) {
   EW_ASSIGN(const std::vector<RankPlace> places, find_places(config, *world, timeout));
   setup.domains = domain_numbers(places);
   setup.limits = rank_limits(places);
-  std::optional<Error> failure =
-      set_up(settings, *world, stop_requested, probe.slow_factor(), setup);
+  std::optional<Error> failure = set_up(settings, *world, stop_requested, faults.of_rank(), setup);
   EW_TRY(agree_start(*world, failure, setup.identity, timeout));
   std::vector<FileLock> locks;
   if (reporter) {
@@ -297,9 +263,10 @@ Result<int> run_train(const Settings& settings) {
   }
   EW_TRY(agree_start(*world, failure, setup.identity, timeout));
 
-  EW_ASSIGN(const std::unique_ptr<member::Membership> membership, join(config, *world, setup));
+  EW_ASSIGN(const std::unique_ptr<member::Membership> membership,
+            join(config, *world, faults, setup));
   const std::string& domain = places[static_cast<std::size_t>(world->world_rank())].domain;
-  EW_TRY(probe.arm({world->world_rank(), world->size(), domain}, resumed));
+  EW_TRY(faults.arm({world->world_rank(), world->size(), domain}, resumed));
   Console console(console_mode(config), config.log.every, setup.spec);
   if (reporter) console.table(start_rows(settings, setup, restored));
   warn_of_memory(setup, world->world_rank());
@@ -317,7 +284,9 @@ Result<int> run_train(const Settings& settings) {
              if (membership) membership->judge(member::Judged::yes);
            }});
   reports.started(places, resumed);
+  bool ending = false;  // all is trained: what fails from now on is the run's, whoever notices
   const auto last = [&](const RunSummary& summary) -> Result<void> {
+    ending = true;
     if (membership) membership->judge(member::Judged::no);  // files of any size are written now
     Result<void> dumped;
     if (!config.train.dump_state.empty())
@@ -335,6 +304,7 @@ Result<int> run_train(const Settings& settings) {
   const bool together =
       summary || setup.trainer->ended_together() || summary.error().code == Code::deadline;
   if (membership && together && newest == world->generation()) membership->leave();
+  if (!summary && membership && !together && !ending) leave_alone(summary.error());
   if (!summary) return fail(summary.error());
   // After a failure the transport was not finalized: nothing may run destructors beside it.
   const bool fenced = membership && membership->board().fenced();

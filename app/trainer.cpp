@@ -74,7 +74,7 @@ Trainer::Trainer(const RunSpec& spec, const TrainerParts& parts, const layout::P
                                                    .ops = parts.ops,
                                                    .stream = parts.stream,
                                                    .shard = shard_,
-                                                   .slow_factor = parts.slow_factor,
+                                                   .slow_factor = parts.faults.slow_factor,
                                                    .plan = plan,
                                                    .missing = {}})),
       batches_(parts.train, spec.seed, spec.model.context, spec.model.vocab, spec.micro_batch,
@@ -95,7 +95,8 @@ RestoreRequest Trainer::restore_request() {
           .blocks = blocks_,
           .shard = shard_,
           .timeout = spec_.timeout,
-          .accept = accept_};
+          .accept = accept_,
+          .newest = trusted_};
 }
 
 Result<std::optional<Restored>> Trainer::resume(const Accept& accept) {
@@ -138,7 +139,7 @@ std::unique_ptr<Engine> Trainer::make_engine(layout::Plan plan,
                                               .ops = parts_.ops,
                                               .stream = parts_.stream,
                                               .shard = shard_,
-                                              .slow_factor = parts_.slow_factor,
+                                              .slow_factor = parts_.faults.slow_factor,
                                               .plan = std::move(plan),
                                               .missing = std::move(missing)},
                                   std::move(engine_));
@@ -176,7 +177,10 @@ Result<RunSummary> Trainer::run_to_end(StepObserver& observer, const Ending& end
     if (checkpointer_ && checkpointer_->due(step) && step > checkpointer_->durable())
       begin_checkpoint();
     EW_TRY(follow_speed());
-    EW_TRY(run_step(next(step), observer));
+    auto stepped = run_step(next(step), observer);
+    if (!stepped && distrusted_)
+      stepped = go_back_in_place(*std::exchange(distrusted_, std::nullopt));
+    EW_TRY(stepped);
   }
   EW_ASSIGN(RunSummary summary, finish(raw(shard_.version.step) < spec_.steps));
   if (ending.last) EW_TRY(ending.last(summary));
@@ -195,6 +199,7 @@ Result<void> Trainer::run_step(Step step, StepObserver& observer) {
   const Nanoseconds begin = world.clock().now();
   world.probe(Point::step_begin);
   computing_ = step;
+  if (parts_.faults.spoils_copy) spoil_copies();
 
   optim::CommitVote vote;
   EW_TRY(compute(step, vote));
@@ -222,6 +227,13 @@ Result<void> Trainer::run_step(Step step, StepObserver& observer) {
   world.probe(Point::after_gather);
   if (step == next(first_)) EW_TRY(measure_bubble(compute_time));
   return {};
+}
+
+/// A fault on purpose: memory that changes by itself.
+void Trainer::spoil_copies() {
+  for (const zero::HeldBlock& held : shard_.backups())
+    if (shard_.whole(held.block) && parts_.faults.spoils_copy())
+      std::as_writable_bytes(shard_.master(held)).front() ^= std::byte{1};
 }
 
 Result<void> Trainer::compute(Step step, optim::CommitVote& vote) {

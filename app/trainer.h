@@ -24,6 +24,16 @@
 
 namespace elaswave::app {
 
+/// Faults on purpose (chaos.*) in what the trainer itself does; each may be empty.
+struct RankFaults {
+  /// How many times as long as it needs an action takes here.
+  std::function<double()> slow_factor;
+  /// Asked in every step for each copy kept here; true: a bit of its state flips.
+  std::function<bool()> spoils_copy;
+  /// Told when the state of a checkpoint has taken the place of all ranks'.
+  std::function<void(Step)> went_back;
+};
+
 /// What a rank brings to a run. References and pointers must outlive the Trainer.
 struct TrainerParts {
   comm::World& world;
@@ -35,8 +45,7 @@ struct TrainerParts {
   const CheckpointSetup* checkpoint = nullptr;  // null: none are taken or looked for
   const layout::Plan* plan = nullptr;  // to start with; null: the healthy plan of RunSpec::layout
   member::ViewBoard* board = nullptr;  // null: a rank that fails ends the run
-  /// How many times as long as it needs an action takes here (chaos.slow); may be empty.
-  std::function<double()> slow_factor;
+  RankFaults faults;
 };
 
 struct StepReport {
@@ -135,6 +144,8 @@ class Trainer {
   Result<void> run_step(Step step, StepObserver& observer);
   Result<void> compute(Step step, optim::CommitVote& vote);
   Result<void> commit(Step step, const optim::CommitVote& vote);
+  Step newest_trusted(Step step) const;
+  void spoil_copies();
   Result<void> check_commit(const optim::CommitRecord& record, const optim::CommitVote& total);
   Result<void> apply();
   Result<void> tell(StepObserver& observer);
@@ -155,6 +166,9 @@ class Trainer {
 
   // What happens when the members change (trainer_recovery.cpp).
   Result<void> recover(StepObserver& observer);
+  Result<void> go_back_in_place(Error found);
+  void begin_report(Nanoseconds began);
+  Result<void> pass_gate();
   Result<void> remake_checkpointer(Step durable);
   Result<void> transform(const recover::Choice& choice);
   Result<plan::RecoveryPlan> plan_after(const recover::Choice& choice,
@@ -215,9 +229,12 @@ class Trainer {
   std::unique_ptr<Checkpointer> checkpointer_;  // may be null; it reads the state above
 
   Speeds speeds_;
-  Accept accept_;          // of resume()
-  bool given_up_ = false;  // the state is to come from a checkpoint and is not there yet
-  bool verdict_ = false;   // the error to return was decided by all members alike
+  Accept accept_;                     // of resume()
+  bool given_up_ = false;             // the state is to come from a checkpoint and is not there yet
+  bool verdict_ = false;              // the error to return was decided by all members alike
+  std::optional<Error> distrusted_;   // why the state is not to be gone on with; all know
+  std::optional<Step> trusted_;       // the state is damaged: a later checkpoint's may be, too
+  std::optional<Step> went_back_to_;  // in place, the last time
 
   std::optional<RunSummary> done_;        // all but the end of the world
   bool aborted_ = false;                  // members have changed since the step under way began

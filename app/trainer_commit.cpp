@@ -22,6 +22,11 @@ std::string first_names(const std::vector<std::string>& names) {
 
 }  // namespace
 
+/// Every copy was compared with its owner in the `scrub_steps` steps before, and was equal.
+Step Trainer::newest_trusted(Step step) const {
+  return Step{std::max<std::int64_t>(0, raw(step) - 1 - spec_.elastic.scrub_steps)};
+}
+
 Result<void> Trainer::commit(Step step, const optim::CommitVote& vote) {
   const Phase phase(parts_.world, step, FlightPhase::commit, "commit");
   parts_.world.probe(Point::before_commit);
@@ -37,8 +42,12 @@ Result<void> Trainer::commit(Step step, const optim::CommitVote& vote) {
   const optim::CommitRecord record =
       optim::decide(total, {step, generation}, updates_, batches_.sample_hash(step), spec_.adamw);
   if (auto checked = check_commit(record, total); !checked) {
-    // All ranks leave here, in good order: the checkpoint under way is worth having.
+    // All ranks stop here, in good order: the checkpoint under way is worth having.
     if (checkpointer_ && checkpointer_->advance(total)) (void)checkpointer_->finish(std::nullopt);
+    if (checked.error().code == Code::corrupt && checkpointer_) {
+      distrusted_ = checked.error();
+      return checked;
+    }
     return verdict(std::move(checked).error());
   }
   if (mutant(Mutant::apply_before_commit))
@@ -69,7 +78,9 @@ Result<void> Trainer::check_commit(const optim::CommitRecord& record,
                  .what = "a copy of the state is not what its owner has",
                  .where = fmt::format("before step {}", step),
                  .why = "master weights or moments of a block have changed in some rank's memory",
-                 .fix = "start again from the newest checkpoint; suspect the memory of a host"});
+                 .fix = fmt::format("start again from a checkpoint of before step {}; suspect the "
+                                    "memory of a host",
+                                    raw(newest_trusted(record.version.step)) + 1)});
   if (!record.skip) return {};
 
   const std::string tensors = first_names(engine_->bad_tensors());

@@ -75,6 +75,7 @@ recover::RankInventory Trainer::inventory_now() const {
                               .version = shard_.version,
                               .reported = told_,
                               .given_up = given_up_,
+                              .trusted = trusted_,
                               .done = done_.has_value(),
                               .layout = recover::layout_of(engine_->plan())};
   if (record_) {
@@ -104,14 +105,8 @@ Result<void> Trainer::recover(StepObserver& observer) {
                  .why = *why,
                  .fix = "nothing was written since; the others go on without it"});
   const member::Decision decision = parts_.board->newest();
-  if (!recovering_ || recovering_->told) {
-    recovering_.emplace();
-    recovering_->began = recovering_->mark = decision.suspected_at;
-    recovering_->report.attempts = 0;
-    recovering_->report.interrupted = last_phase(world.recorder());
-  }
+  begin_report(decision.suspected_at);
   recover::RecoveryReport& report = recovering_->report;
-  ++report.attempts;
   // Not the decision's: views that came and went since this rank last looked lost members as well.
   std::set_difference(group_.world_ranks.begin(), group_.world_ranks.end(),
                       decision.view.members.begin(), decision.view.members.end(),
@@ -138,10 +133,37 @@ Result<void> Trainer::recover(StepObserver& observer) {
   world.probe(Point::recover_inventory);
   const auto choice = recover::choose(table);
   if (!choice) return verdict(choice.error());
+  trusted_ = choice->trusted;
+  report.copies_differed = report.copies_differed || trusted_;
   if (!choice->given_up) roll_forward(*choice);
   recovering_->lap(recover::Phase::choose, world.clock().now());
 
   EW_TRY(transform(*choice));
+  EW_TRY(pass_gate());
+
+  {
+    const Phase reporting(world, shard_.version.step, FlightPhase::outside, "report");
+    EW_TRY(observer.on_view(report.members));
+  }
+  // Without a record nothing was committed here: the state is a checkpoint's, which was told.
+  if (record_ && choice->reported < shard_.version.step) untold_ = report_of(*record_, 0);
+  return {};
+}
+
+/// What goes on counts as one incident until a step is committed again.
+void Trainer::begin_report(Nanoseconds began) {
+  if (!recovering_ || recovering_->told) {
+    recovering_ = Recovering();
+    recovering_->began = recovering_->mark = began;
+    recovering_->report.attempts = 0;
+    recovering_->report.interrupted = last_phase(parts_.world.recorder());
+  }
+  ++recovering_->report.attempts;
+}
+
+/// COLLECTIVE. All members show each other that the plan and the state agree, then may run.
+Result<void> Trainer::pass_gate() {
+  comm::World& world = parts_.world;
   recover::GateWords words = recover::gate_words(engine_->plan(), shard_, world.world_rank());
   words.updates = updates_;
   if (record_) {
@@ -154,14 +176,38 @@ Result<void> Trainer::recover(StepObserver& observer) {
   if (!mutant(Mutant::gather_skipped)) engine_->gather();
   world.probe(Point::recover_done);
   recovering_->lap(recover::Phase::gate, world.clock().now());
-
-  {
-    const Phase reporting(world, shard_.version.step, FlightPhase::outside, "report");
-    EW_TRY(observer.on_view(report.members));
-  }
-  // Without a record nothing was committed here: the state is a checkpoint's, which was told.
-  if (record_ && choice->reported < shard_.version.step) untold_ = report_of(*record_, 0);
   return {};
+}
+
+/// COLLECTIVE, at the commit point, where all members have found alike that the state is damaged
+/// and nobody has changed. The newest checkpoint from before takes its place; the view stays.
+Result<void> Trainer::go_back_in_place(Error found) {
+  comm::World& world = parts_.world;
+  begin_report(world.clock().now());
+  const Phase phase(world, shard_.version.step, FlightPhase::recovery, "recovery");
+  recover::RecoveryReport& report = recovering_->report;
+  report.generation = world.generation();
+  report.members = group_.world_ranks;
+  report.copies_differed = true;
+  trusted_ = newest_trusted(computing_);  // before any wait: after a failure the others hear of it
+  world.probe(Point::recover_begin);
+  EW_TRY(engine_->settle());
+  speeds_ = {};  // as after a view: what is under way is not gone on with
+  stop_agreed_ = false;
+  EW_ASSIGN(const std::vector<recover::RankInventory> table,
+            recover::exchange_inventories(world, group_, inventory_now(), deadline()));
+  world.probe(Point::recover_inventory);
+  const auto choice = recover::choose(table);
+  if (!choice) return verdict(choice.error());
+  recovering_->lap(recover::Phase::choose, world.clock().now());
+  EW_TRY(go_back(*choice, found));
+  if (went_back_to_ == report.step) {
+    found.why += fmt::format("; so it was when the checkpoint of step {} had been loaded before",
+                             raw(report.step));
+    return verdict(std::move(found));
+  }
+  went_back_to_ = report.step;
+  return pass_gate();
 }
 
 /// Local: log before apply makes it safe (transition.h).
@@ -206,11 +252,12 @@ Result<void> Trainer::transform(const recover::Choice& choice) {
   comm::World& world = parts_.world;
   recover::RecoveryReport& report = recovering_->report;
   if (choice.given_up)
-    return go_back(choice, {.code = Code::unrecoverable,
-                            .what = "blocks lost",
-                            .where = fmt::format("generation {}", raw(world.generation())),
-                            .why = "another failure came while a checkpoint was being loaded",
-                            .fix = "resume from a checkpoint"});
+    return go_back(
+        choice, {.code = trusted_ ? Code::corrupt : Code::unrecoverable,
+                 .what = trusted_ ? "a copy of the state is not what its owner has" : "blocks lost",
+                 .where = fmt::format("generation {}", raw(world.generation())),
+                 .why = "another failure came while a checkpoint was being loaded",
+                 .fix = "resume from a checkpoint"});
   auto planned = plan_after(choice, choice.holdings);
   if (!planned) return go_back(choice, planned.error());
   plan::RecoveryPlan& next = *planned;
@@ -255,10 +302,12 @@ Result<void> Trainer::go_back(const recover::Choice& choice, const Error& lost) 
   engine_ = make_engine(std::move(next->plan), {});
   EW_TRY(adopt(manifest));
   given_up_ = false;
+  trusted_.reset();
   recover::RecoveryReport& report = recovering_->report;
   report.step = manifest.step;
   report.from_checkpoint = true;
   report.undone = told_;
+  if (parts_.faults.went_back) parts_.faults.went_back(manifest.step);
   EW_TRY(remake_checkpointer(manifest.step));
   recovering_->lap(recover::Phase::promote, parts_.world.clock().now());
   return {};
@@ -270,14 +319,21 @@ Result<checkpoint::Manifest> Trainer::load_checkpoint(const Error& lost) {
     log_warn("{} ({}): going back to the newest checkpoint", lost.what, lost.why);
   auto restored = restore(restore_request());
   if (restored && *restored) return std::move((*restored)->manifest);
-  if (!restored &&
-      (restored.error().code == Code::unrecoverable || restored.error().code == Code::deadline))
-    return fail(restored.error());  // of the transport
+  if (!restored) {
+    // Everybody's trouble, or the transport's and so this rank's alone: then nobody is met here.
+    std::int64_t present = 1;
+    if (!comm::all_reduce_sum(parts_.world, group_, {&present, 1}, "no checkpoint", deadline()))
+      return fail(restored.error());
+  }
   Error end = lost;
-  end.why += restored ? "; there is no checkpoint yet"
-                      : "; the checkpoints are of no use: " + restored.error().text();
-  end.fix = restored ? "start again; set checkpoint.every, or elastic.copies higher"
-                     : "see to the checkpoints, then start again";
+  end.why += restored && trusted_
+                 ? fmt::format("; no checkpoint is of step {} or before", raw(*trusted_))
+             : restored ? "; there is no checkpoint yet"
+                        : "; the checkpoints are of no use: " + restored.error().text();
+  end.fix = trusted_   ? "start again if the newest checkpoint may hold the damage, else over with "
+                         "--train.fresh; suspect the memory of a host"
+            : restored ? "start again; set checkpoint.every, or elastic.copies higher"
+                       : "see to the checkpoints, then start again";
   return verdict(std::move(end));
 }
 

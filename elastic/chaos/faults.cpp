@@ -85,13 +85,16 @@ double slow_factor(const Faults& faults, const Self& self, Step step) {
   return factor;
 }
 
-bool cut(const Faults& faults, std::int32_t a, std::int32_t b, Step step) {
-  return std::any_of(faults.list.begin(), faults.list.end(), [&](const Fault& fault) {
-    const std::vector<std::int32_t>& near = fault.who.ranks;
-    return fault.kind == Kind::cut && lasts(fault, step) &&
-           ((contains(near, a) && contains(fault.far, b)) ||
-            (contains(near, b) && contains(fault.far, a)));
-  });
+bool cut(const Fault& fault, std::int32_t a, std::int32_t b, Step step) {
+  const std::vector<std::int32_t>& near = fault.who.ranks;
+  return fault.kind == Kind::cut && lasts(fault, step) &&
+         ((contains(near, a) && contains(fault.far, b)) ||
+          (contains(near, b) && contains(fault.far, a)));
+}
+
+bool cut_at(const Fault& fault, std::int32_t world_rank, Step step) {
+  return fault.kind == Kind::cut && lasts(fault, step) &&
+         (contains(fault.who.ranks, world_rank) || contains(fault.far, world_rank));
 }
 
 }  // namespace elaswave::chaos

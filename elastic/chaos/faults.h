@@ -29,10 +29,11 @@ enum class Target : std::uint8_t { message, copy };
 
 struct Fault {
   Kind kind = Kind::kill;
-  Who who;                        // cut: one side
-  std::vector<std::int32_t> far;  // cut: the other side
-  std::optional<Step> step;       // nothing: any step ("step=any")
-  std::optional<Step> until;      // slow, cut: the last step of it; nothing: for ever
+  Who who;                               // cut: one side
+  std::vector<std::int32_t> far;         // cut: the other side
+  std::optional<Step> step;              // nothing: any step ("step=any")
+  std::optional<Step> until;             // slow, cut: the last step of it; nothing: for ever
+  std::optional<std::int64_t> lasts_ms;  // cut: ends so long after it has begun at a rank
   Point point = Point::step_begin;
   std::int64_t at = 1;  // which hit of the point in the step; of any step: in the run
   double factor = 1;    // slow
@@ -80,7 +81,9 @@ std::optional<Drawn> drawn(const RandomFaults& random, std::int32_t world_rank, 
 /// How many times as long as usual an action of this rank takes: sleep (factor - 1) times its time.
 double slow_factor(const Faults& faults, const Self& self, Step step);
 
-/// True when agents and data between two ranks drop.
-bool cut(const Faults& faults, std::int32_t a, std::int32_t b, Step step);
+/// True when at this step a cut is to stand between two ranks, its time apart.
+bool cut(const Fault& fault, std::int32_t a, std::int32_t b, Step step);
+/// True when it is to stand between this rank and any other.
+bool cut_at(const Fault& fault, std::int32_t world_rank, Step step);
 
 }  // namespace elaswave::chaos

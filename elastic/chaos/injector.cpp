@@ -3,6 +3,7 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <mutex>
 #include <utility>
@@ -25,10 +26,17 @@ struct Injector::State {
     std::int64_t asked = 0;  // corrupt: things of the kind seen in its step
   };
 
+  struct Cut {
+    Fault fault;
+    std::optional<Nanoseconds> since;
+  };
+
   Faults faults;
   Self self;
   Effects effects;
   std::vector<Armed> armed;  // those that are meant for this rank and happen once
+
+  std::vector<Cut> cuts;  // those with this rank on one side
 
   mutable std::mutex mutex;  // chunks come and go on another thread
   Step applied{};            // the state there is
@@ -38,6 +46,12 @@ struct Injector::State {
 
   /// What is due at this hit. The lock is held.
   std::optional<Fault> due(Point point);
+  /// Cuts that begin with this step. The lock is held.
+  void begin_cuts();
+  Nanoseconds now() const { return effects.now ? effects.now() : 0; }
+  void say(const std::string& text) const {
+    if (effects.say) effects.say(text);
+  }
   void hit(Point point);
   void act(const Fault& fault, Point point) const;
 };
@@ -47,6 +61,7 @@ std::optional<Fault> Injector::State::due(Point point) {
   if (point == Point::step_begin) {
     begun = next(applied);
     in_step = {};
+    begin_cuts();
   }
   ++in_step[index];
   ++in_run[index];
@@ -67,10 +82,18 @@ std::optional<Fault> Injector::State::due(Point point) {
   return Fault{.kind = random->kind, .text = "drawn at random"};
 }
 
+void Injector::State::begin_cuts() {
+  for (Cut& cut : cuts) {
+    if (cut.since || !cut_at(cut.fault, self.world_rank, begun)) continue;
+    cut.since = now();
+    say(fmt::format("chaos.cut={}: at rank {} from step {} on", cut.fault.text, self.world_rank,
+                    raw(begun)));
+  }
+}
+
 void Injector::State::act(const Fault& fault, Point point) const {
-  if (effects.say)
-    effects.say(fmt::format("chaos.{}={}: rank {} at {}", name(fault.kind), fault.text,
-                            self.world_rank, name(point)));
+  say(fmt::format("chaos.{}={}: rank {} at {}", name(fault.kind), fault.text, self.world_rank,
+                  name(point)));
   if (fault.kind == Kind::kill) effects.kill();
   if (fault.kind == Kind::stop) effects.stop();
   if (fault.kind == Kind::exit) effects.exit(fault.code);
@@ -98,7 +121,8 @@ Effects process_effects() {
               [] {
                 for (;;) ::pause();
               },
-          .say = {}};
+          .say = {},
+          .now = [] { return RealClock().now(); }};
 }
 
 Injector::Injector(Faults faults, Self self, Effects effects, Step resumed)
@@ -106,6 +130,8 @@ Injector::Injector(Faults faults, Self self, Effects effects, Step resumed)
   for (const Fault& fault : faults.list)
     if (fault.kind != Kind::cut && fault.kind != Kind::slow && meant(fault.who, self))
       state_->armed.push_back({fault});
+    else if (fault.kind == Kind::cut)
+      state_->cuts.push_back({fault, std::nullopt});
   state_->faults = std::move(faults);
   state_->self = std::move(self);
   state_->effects = std::move(effects);
@@ -132,7 +158,13 @@ double Injector::slow_factor() const {
 }
 
 bool Injector::cut(std::int32_t peer) const {
-  return chaos::cut(state_->faults, state_->self.world_rank, peer, step());
+  const State& s = *state_;
+  const std::lock_guard lock(s.mutex);
+  return std::any_of(s.cuts.begin(), s.cuts.end(), [&](const State::Cut& one) {
+    const auto& lasts = one.fault.lasts_ms;
+    const bool over = lasts && s.now() - one.since.value_or(0) >= *lasts * kMillisecond;
+    return one.since && !over && chaos::cut(one.fault, s.self.world_rank, peer, s.begun);
+  });
 }
 
 bool Injector::corrupts(Target target) {
@@ -143,6 +175,9 @@ bool Injector::corrupts(Target target) {
     if (fault.step && *fault.step != state_->begun) continue;
     if (++one.asked < fault.at) continue;
     one.done = true;
+    state_->say(fmt::format("chaos.corrupt={}: rank {} spoils a {} in step {}", fault.text,
+                            state_->self.world_rank, target == Target::copy ? "copy" : "message",
+                            raw(state_->begun)));
     return true;
   }
   return false;

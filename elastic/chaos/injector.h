@@ -6,6 +6,7 @@
 #include <string>
 
 #include "elastic/chaos/faults.h"
+#include "io/base/clock.h"
 
 namespace elaswave::chaos {
 
@@ -15,8 +16,11 @@ struct Effects {
   std::function<void()> stop;
   std::function<void(int code)> exit;
   std::function<void()> hang;  // the thread that calls it
-  /// Before one of the above, for the log; may be empty.
+  /// Before one of the above and when something else begins, for the log; may be empty. THREADS:
+  /// any.
   std::function<void(const std::string& what)> say;
+  /// The time that cuts are measured with; empty: it stands still.
+  std::function<Nanoseconds()> now;
 };
 
 /// Of the process itself: SIGKILL, SIGSTOP (for ever; a SIGCONT from outside wakes it), _exit;
@@ -40,6 +44,7 @@ class Injector {
   /// The step begun last.
   Step step() const;
   double slow_factor() const;
+  /// True while nothing gets to `peer` and nothing comes from it.
   bool cut(std::int32_t peer) const;
   /// Asked once for each thing of that kind; true for the one that a fault spoils.
   bool corrupts(Target target);

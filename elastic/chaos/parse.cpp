@@ -44,7 +44,7 @@ std::string_view example(std::string_view option) {
       {"exit", "chaos.exit=ranks=1+2,step=5,code=70"},
       {"hang", "chaos.hang=rank=3,step=5,point=after_forward"},
       {"slow", "chaos.slow=rank=3,step=5,factor=2.5,until=9"},
-      {"cut", "chaos.cut=a=0+1,b=2+3,step=5,until=9"},
+      {"cut", "chaos.cut=a=0+1,b=2+3,step=5,ms=500"},
       {"corrupt", "chaos.corrupt=what=copy,domain=node1,step=5"},
       {"random", "chaos.random=seed=1,rate=0.01,kinds=kill+stop"}};
   for (const auto& [key, text] : kExamples)
@@ -208,6 +208,7 @@ Result<void> read_cut(Fields& fields, Fault& fault) {
   for (const std::int32_t rank : fault.far)
     if (std::binary_search(fault.who.ranks.begin(), fault.who.ranks.end(), rank))
       return fields.bad(fmt::format("rank {} is on both sides", rank));
+  EW_ASSIGN(fault.lasts_ms, fields.integer("ms", 1));
   return {};
 }
 

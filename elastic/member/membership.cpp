@@ -13,6 +13,7 @@
 
 #include "elastic/member/agent_shell.h"
 #include "elastic/member/claim_file.h"
+#include "elastic/member/cut_links.h"
 #include "elastic/member/host_address.h"
 #include "elastic/member/tcp_links.h"
 #include "elastic/member/two_timers.h"
@@ -76,7 +77,7 @@ AgentShell::Parts with_links(AgentShell::Parts parts, comm::ControlLinks& links)
 class Host final : public comm::ControlHandler {
  public:
   Host(const AgentShell::Parts& parts, TcpLinks& links, const MembershipOptions& options)
-      : timers_(links),
+      : timers_(parts.links),
         shell_(with_links(parts, timers_)),
         links_(links),
         leave_now_(options.leave_now),
@@ -177,6 +178,7 @@ struct Membership::Parts {
   std::unique_ptr<ViewBoard> board;
   std::unique_ptr<FileClaims> claims;  // null: the lowest rank decides ties
   std::unique_ptr<TcpLinks> links;
+  std::unique_ptr<CutLinks> cut;  // between the two below and above; null: no cut is wanted
   std::unique_ptr<Host> host;
   bool abandoned = false;  // the thread is stuck; nothing here may go
 };
@@ -319,15 +321,26 @@ Result<std::unique_ptr<Membership>> Membership::start(comm::World& world,
   EW_ASSIGN(parts->claims, agree_on_claims(start));
   parts->board = std::make_unique<ViewBoard>(first_view(world));
   parts->links = std::move(start.links);
+  comm::ControlLinks* links = parts->links.get();
+  if (options.reachable) {
+    parts->cut = std::make_unique<CutLinks>(
+        CutLinks::Parts{.below = *links, .reachable = options.reachable});
+    links = parts->cut.get();
+  }
   const AgentShell::Parts shell{.agent = agent_options(start, parts->claims != nullptr),
                                 .world = world,
-                                .links = *parts->links,
+                                .links = *links,
                                 .board = *parts->board,
                                 .claims = parts->claims.get()};
   parts->host = std::make_unique<Host>(shell, *parts->links, options);
   const TcpOptions tcp{
       .world_rank = start.me(), .run = start.run(), .incarnation = start.mine().incarnation};
-  EW_TRY(parts->links->start(tcp, peers_of(start), *parts->host));
+  comm::ControlHandler* handler = parts->host.get();
+  if (parts->cut) {
+    parts->cut->set_handler(*handler);
+    handler = parts->cut.get();
+  }
+  EW_TRY(parts->links->start(tcp, peers_of(start), *handler));
   return std::unique_ptr<Membership>(new Membership(std::move(parts)));
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -35,6 +36,9 @@ struct MembershipOptions {
   /// after it was fenced, stuck where no view reaches it; with 70 when it hangs. Null: a line in
   /// the log.
   void (*leave_now)(int code) noexcept = nullptr;
+  /// A cut on purpose: agents of ranks that are not reachable hear nothing of each other. Called on
+  /// the agent's thread; empty in a real run.
+  std::function<bool(int peer)> reachable;
 };
 
 enum class Judged : std::uint8_t { no, yes };

@@ -140,6 +140,7 @@ std::vector<std::int64_t> to_words(const RankInventory& inventory) {
   out.word(raw(inventory.reported));
   out.word(raw(inventory.durable));
   out.word(inventory.given_up ? 1 : 0);
+  out.word(inventory.trusted ? raw(*inventory.trusted) : -1);
   out.word(inventory.done ? 1 : 0);
   write_layout(out, inventory.layout);
   out.bits(inventory.whole);
@@ -157,6 +158,7 @@ Result<RankInventory> from_words(std::span<const std::int64_t> words) {
   inventory.reported = Step{in.word()};
   inventory.durable = Step{in.word()};
   inventory.given_up = in.word() != 0;
+  if (const std::int64_t trusted = in.word(); trusted >= 0) inventory.trusted = Step{trusted};
   inventory.done = in.word() != 0;
   inventory.layout = read_layout(in);
   inventory.whole = in.bits();

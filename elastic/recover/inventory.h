@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -22,6 +23,8 @@ struct RankInventory {
   Step durable{};                    // newest checkpoint this rank knows to be on disk; 0: none
   /// Its state has made room for a checkpoint's, which it has not loaded to the end.
   bool given_up = false;
+  /// Its state is damaged, or a copy's is: no checkpoint of a later step may take its place.
+  std::optional<Step> trusted;
   bool done = false;  // all is trained and told; only the end of the world is left
   /// The plan it ran, or was about to run, last: without routes, schedule, owners and backups.
   layout::Plan layout;

@@ -34,13 +34,14 @@ constexpr std::string_view name(Phase phase) {
 
 struct RecoveryReport {
   Generation generation{};
-  std::vector<std::int32_t> lost;     // members of the last view that ran a step
+  std::vector<std::int32_t> lost;     // members of the last view that ran a step; may be nobody
   std::vector<std::int32_t> members;  // of the new one
   Step step{};                        // the state that training goes on from
   /// Blocks were gone with all their copies, and that state was loaded from a checkpoint. The steps
   /// from there to `undone` are trained again.
   bool from_checkpoint = false;
   Step undone{};
+  bool copies_differed = false;  // the reason for it: the state itself was not to be trusted
   bool rolled_forward = false;   // this rank applied that step from its log
   std::string_view interrupted;  // what this rank was doing when it left the step: a phase
   std::int64_t attempts = 1;     // views that this recovery went through

@@ -32,7 +32,9 @@ Result<Choice> choose(std::span<const RankInventory> table) {
     choice.version = std::max({choice.version, member.version, member.record_version});
     choice.reported = std::min(choice.reported, member.reported);
     choice.durable = std::max(choice.durable, member.durable);
-    choice.given_up = choice.given_up || member.given_up;
+    choice.given_up = choice.given_up || member.given_up || member.trusted;
+    if (member.trusted)
+      choice.trusted = std::min(*member.trusted, choice.trusted.value_or(*member.trusted));
     choice.done = choice.done || member.done;
     if (newer(member.layout, choice.previous)) choice.previous = member.layout;
     choice.holdings.members.push_back(member.world_rank);

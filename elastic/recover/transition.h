@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -20,9 +21,11 @@ struct Choice {
   /// What every member has told its observer; the report of a later step is made again.
   Step reported{};
   Step durable{};
-  /// A member has given up its state for a checkpoint's and was interrupted: all members load one.
-  /// What is said of version and record means nothing then.
+  /// A member has given up its state for a checkpoint's and was interrupted, or knows that the
+  /// state is damaged: all members load one. What is said of version and record means nothing then.
   bool given_up = false;
+  /// Of the checkpoint that is loaded, when any member knows of damage: its step at most.
+  std::optional<Step> trusted;
   bool done = false;      // a member has come to the end: nothing is trained again
   layout::Plan previous;  // the newest that any member ran or was about to run
   plan::Holdings holdings;

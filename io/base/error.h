@@ -21,7 +21,7 @@ enum class Code {
   unrecoverable,  // peers, shards or ranks are gone for good; also a wait past its deadline
   excluded,       // this process is no longer a member
   not_durable,    // finished, but the last wanted checkpoint is not on disk
-  corrupt,        // a checkpoint is damaged
+  corrupt,        // a checkpoint, a message or the state is damaged
   device_lost,    // the accelerator context is poisoned: leave the process
   stopped,        // stopped on request; run again to go on
   deadline,  // a wait ran out of time (callers turn it into unrecoverable when nothing can be done)

@@ -4,8 +4,6 @@
 #include <cstring>
 #include <utility>
 
-#include "io/base/mutant.h"
-
 namespace elaswave::comm {
 namespace {
 
@@ -184,6 +182,7 @@ void Messenger::start_chunk(SendLane& lane) {
   }
   gather_bytes(*transfer, offset, flight.buffer.first(kHeaderBytes + length).subspan(kHeaderBytes));
   seal(flight);
+  if (options_.spoils) spoil(flight);
   ++chunks_;
   elaswave::probe(options_.probe, Point::send_chunk);
   launch(token, kHeaderBytes + length);
@@ -276,23 +275,6 @@ void Messenger::free_flight(Token token) {
   free_tokens_.push_back(token);
 }
 
-void Messenger::launch(Token token, std::int64_t bytes) {
-  Flight& flight = flights_[token];
-  const bool is_ack = flight.role == Role::send_acknowledgement ||
-                      flight.role == Role::receive_acknowledgement ||
-                      (flight.role == Role::stray && flight.kind == ChunkKind::acknowledgement);
-  const Tag tag = make_tag(
-      mutant(Mutant::old_generation_accepted) ? Generation{} : flight.generation, flight.channel,
-      is_ack ? ChunkKind::acknowledgement : ChunkKind::data, flight.sequence);
-  const bool is_send = flight.role == Role::send || flight.role == Role::send_acknowledgement;
-  Result<void> started =
-      is_send ? wire_->start_send(flight.peer, tag, flight.buffer.first(bytes), token)
-              : wire_->start_receive(flight.peer, tag, flight.buffer.first(bytes), token);
-  if (started) return;
-  // The transport may still own the buffer of a request it refused: keep it, never reuse it.
-  fail_all(std::move(started).error());
-}
-
 bool Messenger::progress() {
   if (wire_ == nullptr) return false;
   completed_.clear();
@@ -306,7 +288,8 @@ bool Messenger::progress() {
   told_by_.clear();
   for (std::size_t i = 0; i < stray_moved_.size(); ++i) receive_strays(stray_moved_[i]);
   stray_moved_.clear();
-  return !completed_.empty();
+  const bool sent = !held_.empty() && send_held();
+  return sent || !completed_.empty();
 }
 
 void Messenger::complete(const Completion& completion) {

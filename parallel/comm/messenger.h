@@ -6,6 +6,7 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <optional>
 #include <span>
@@ -30,6 +31,12 @@ struct MessengerOptions {
   std::int64_t graveyard_limit_bytes = std::int64_t{1} << 30;  // buffers of abandoned requests
   Checksum checksum = Checksum::off;
   ProbeHook probe;  // send_chunk and receive_chunk; called on the messenger's thread
+  // Faults on purpose, called on the messenger's thread; empty in a real run. Nothing is sent to a
+  // peer that is not reachable: it is held and goes out in order once the peer is. `spoils` is
+  // asked once for each message to a peer, when its first bytes are sent; true: one of them changes
+  // on its way, after the checksum was made.
+  std::function<bool(int peer)> reachable;
+  std::function<bool()> spoils;
   // Where messages are recorded, if anywhere; both outlive the messenger.
   FlightLane* flight = nullptr;
   const Clock* clock = nullptr;  // REQUIRES: set when `flight` is
@@ -116,6 +123,7 @@ class Messenger {
   struct Flight {
     Role role = Role::none;
     bool buried = false;
+    bool held = false;  // the wire has not seen it
     int peer = 0;
     Channel channel = Channel::control;
     ChunkKind kind = ChunkKind::data;  // of a stray
@@ -162,6 +170,11 @@ class Messenger {
   Token take_flight(Role role, const Lane& lane, std::int64_t buffer_bytes);
   void free_flight(Token token);
   void launch(Token token, std::int64_t bytes);
+  void start(Token token, std::int64_t bytes);
+  bool must_hold(int peer) const;
+  bool send_held();
+  void drop_held();
+  void spoil(Flight& flight) const;
   ChunkHeader header_of(const Flight& flight) const;
   void seal(Flight& flight) const;
   static std::uint32_t checksum_of(Flight& flight, ChunkHeader header);
@@ -214,6 +227,12 @@ class Messenger {
   std::map<int, int> strays_;     // under way, by peer
   std::vector<int> told_by_;      // peers a message of Channel::drain has come from
   std::vector<int> stray_moved_;  // peers for whom a receive may be started
+
+  struct Held {
+    Token token = 0;
+    std::int64_t bytes = 0;
+  };
+  std::vector<Held> held_;  // sends that a cut holds back, oldest first
 
   std::int64_t queued_ = 0;  // transfers in lane queues
   std::int64_t active_ = 0;  // requests under way

@@ -55,6 +55,7 @@ std::optional<Error> Messenger::disagreement(Flight& flight, std::int64_t bytes)
       .why = {},
       .fix = "all ranks must run the same program with the same options; if they do, report this"};
   if (agrees) {
+    error.code = Code::corrupt;
     error.what =
         fmt::format("rank {} received damaged bytes from rank {}", world_rank_, flight.peer);
     error.why =

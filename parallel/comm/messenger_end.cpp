@@ -21,7 +21,7 @@ void Messenger::bury(Token token) {
   --active_;
   ++buried_;
   buried_bytes_ += flight.buffer.capacity_bytes;
-  wire_->abandon(token);
+  if (!flight.held) wire_->abandon(token);
 }
 
 void Messenger::drop(TransferQueue& queue) {
@@ -59,6 +59,7 @@ void Messenger::enter(Generation generation, std::span<const int> live) {
   failure_.reset();
   generation_ = generation;
   live_.assign(live.begin(), live.end());
+  drop_held();
   for (Token token = 0; token < flights_.size(); ++token)
     if (flights_[token].role == Role::stray && !flights_[token].buried &&
         !is_live(flights_[token].peer))

@@ -120,7 +120,7 @@ class World {
   /// Returns when the work is done; Code::deadline when the time is over: the error names rank,
   /// peer, channel, length, `operation` and activity, who else waits for whom, and the ranks that
   /// others wait for and nobody has heard of (README, "Hangs"). Code::unrecoverable when headers
-  /// disagree. Throws StepAborted once a newer view is published.
+  /// disagree, Code::corrupt when a checksum does. Throws StepAborted once a newer view is there.
   virtual Result<void> wait(const Work& work, std::string_view operation, Deadline deadline) = 0;
 
   /// True when done. Never blocks; gives the transport a chance to move data.

@@ -30,6 +30,8 @@ Result<std::unique_ptr<World>> make_mpi_world(MpiOptions options) {
   MessengerOptions messenger;
   messenger.checksum = options.checksum ? Checksum::on : Checksum::off;
   messenger.probe = std::move(options.probe);
+  messenger.reachable = std::move(options.reachable);
+  messenger.spoils = std::move(options.spoils);
   return make_threaded_world(open_mpi_wire, std::move(messenger), options.flight_capacity);
 }
 

@@ -2,6 +2,7 @@
 // one communication thread makes every MPI call, MPI_Init included.
 #pragma once
 
+#include <functional>
 #include <memory>
 
 #include "parallel/comm/world.h"
@@ -12,6 +13,11 @@ struct MpiOptions {
   ProbeHook probe;
   bool checksum = false;                          // CRC of every chunk, checked at the receiver
   std::size_t flight_capacity = kFlightCapacity;  // events each lane of the recorder keeps
+  // Faults on purpose, called on the communication thread; each may be empty. Nothing is sent to a
+  // peer that is not reachable until it is again; `spoils` is asked for each message sent to a
+  // peer, one byte of which then changes on its way.
+  std::function<bool(int peer)> reachable;
+  std::function<bool()> spoils;
 };
 
 /// True when a launcher started this process as one of several ranks (or of one).

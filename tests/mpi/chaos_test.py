@@ -201,6 +201,97 @@ def case_random(bench):
             expect(len(run.events("recovery")[0]["lost"]) == 1, "not one rank was lost")
 
 
+def left_with(err, ranks, code):
+    """Whether the launcher saw these ranks, and no others, leave with this code."""
+    said = re.findall(rf"ranks? ([\d, ]+) left with code {code}\n", err)
+    expect(said and {int(rank) for rank in said[0].split(",")} == set(ranks), f"not {sorted(ranks)} left with {code}:\n{err[-3000:]}")
+
+
+# A cut lasts longer than silence, and a side without a quorum does not wait for long.
+CUT = ["--elastic.heartbeat_ms=50", "--elastic.silence_ms=1500", "--elastic.patience_ms=4000"]
+
+
+def cut_off(bench, name, ranks, *more, expected=None):
+    """One side of a cut goes on as if nothing had happened; the other fences itself and writes nothing more."""
+    with bench.job(name, ranks, *CUT, *more, steps=12) as run:
+        # Whoever was fenced is seen lost by the others; finish() looks for each step's one line, and for one end.
+        run.fenced = set(expected or ())
+        _, err = run.finish()
+        lost = {rank for event in run.events("recovery") for rank in event["lost"]}
+        expect(len(run.events("recovery")) == 1, f"{name}: more than one view: {run.events('view')}")
+        expect(expected is None or lost == set(expected), f"{name}: lost {lost}, not {expected}")
+        expect(set(re.findall(r"chaos\.cut=.*: at rank (\d+) from step 5 on", err)) == {str(rank) for rank in range(ranks)},
+               f"{name}: not every rank was cut off from others:\n{err[-3000:]}")
+        left_with(err, lost, 7)
+        return run, lost
+
+
+def case_cut_half(bench):
+    """Half against half, each with all of the state: the claim in the run directory lets one go on, whichever it is."""
+    bench.set_shape("--parallel.pp=2", "--elastic.domain=node{rank/4}")
+    run, lost = cut_off(bench, "half", 8, "--chaos.cut=a=0+1+2+3,b=4+5+6+7,step=5")
+    expect(lost in ({0, 1, 2, 3}, {4, 5, 6, 7}), f"lost {lost}")
+    claims = [name for name in os.listdir(bench.path("half", "views")) if name.startswith("view-1-")]
+    expect(len(claims) == 1, f"claims {claims}")
+    print(f"campaign: of two halves without a way between them the one with rank {0 if 4 in lost else 4} went on")
+
+
+def case_cut_one(bench):
+    """One rank, the reporter too, is cut off from all others."""
+    bench.set_shape("--parallel.pp=2")
+    for victim in (0, 5):
+        others = "+".join(str(rank) for rank in range(8) if rank != victim)
+        cut_off(bench, f"one{victim}", 8, f"--chaos.cut=a={victim},b={others},step=5", expected={victim})
+
+
+def case_cut_heals(bench):
+    """A cut that heals before anybody's silence is long enough: everything held back arrives, nobody is voted out."""
+    bench.set_shape("--parallel.pp=2")
+    with bench.job("heals", 8, "--elastic.silence_ms=10000", "--chaos.cut=a=0+1+2+3,b=4+5+6+7,step=5,ms=2000", steps=8) as run:
+        _, err = run.finish(expect_recovery=False)
+        expect(not run.events("view") and not run.events("recovery"), f"a view came: {run.events('view')}")
+        expect(len(re.findall(r"chaos\.cut=.*: at rank \d+ from step 5 on", err)) == 8, f"not everybody was cut off:\n{err}")
+        # Half of it: ranks do not begin a step at the same moment.
+        times = {line["step"]: line["ms"] for line in run.lines("metrics.jsonl")}
+        expect(times[5] > 1000, f"no step waited for the cut to heal: {times}")
+
+
+def case_corrupt_message(bench):
+    """Whoever gets a message with a wrong bit notices, says from whom and which, and leaves; the others go on without it."""
+    bench.set_shape("--parallel.pp=2")
+    for sender, at in ((0, 1), (1, 4), (3, 9)):
+        fault = f"--chaos.corrupt=what=message,rank={sender},step=4,at={at}"
+        with bench.job(f"message{sender}", 4, "--comm.checksum=true", fault, steps=8) as run:
+            out, err = run.finish()
+            found = re.search(rf"rank (\d+): error: rank \1 received damaged bytes from rank {sender}\n +where: .*channel \w+, message \d+", err)
+            expect(found, f"nobody says what was damaged:\n{err[-3000:]}")
+            left_with(err, {int(found[1])}, 9)
+            lost = {rank for event in run.events("recovery") for rank in event["lost"]}
+            expect(lost == {int(found[1])}, f"lost {lost}, found by {found[1]}")
+    refused = bench.run(["launch", "-n", "4", "--", *bench.train_arguments("refused", "--chaos.corrupt=what=message,rank=0,step=1")],
+                        code=2)
+    expect("comm.checksum" in refused.stderr and not os.path.exists(bench.path("refused")), refused.stderr)
+
+
+def case_corrupt_copy(bench):
+    """A bit flips in the memory of a copy: found by comparison, and all go back to a checkpoint from before, in place. Without one
+    they leave, and say so."""
+    bench.set_shape("--parallel.pp=2", "--elastic.scrub_steps=2")
+    fault = "--chaos.corrupt=what=copy,rank=2,step=7,at=3"
+    with bench.job("copy", 4, "--checkpoint.every=2", "--checkpoint.keep=9", fault, steps=12) as run:
+        _, err = run.finish()
+        expect("rank 2 spoils a copy in step 7" in err, f"nothing was spoiled:\n{err[-3000:]}")
+        recoveries = run.events("recovery")
+        expect(len(recoveries) == 1 and recoveries[0]["copies_differed"] and recoveries[0]["from_checkpoint"] and
+               not recoveries[0]["lost"] and recoveries[0]["step"] in (2, 4), f"recoveries {recoveries}\n{err[-3000:]}")
+    with bench.job("no_copy", 4, fault, steps=12) as run:
+        out, err = run.process.communicate(timeout=TIMEOUT_S)
+        context = f"exit code {run.process.returncode}\n{out[-2000:]}\n{err[-4000:]}"
+        expect(run.process.returncode == 9 and "no checkpoint is of step" in err, context)
+        run.check_steps(run.step(), context)
+        expect(run.step() in (6, 7) and not run.events("end"), context)
+
+
 def case_busy(bench, seconds=600):
     """Eight ranks beside four busy loops: nobody is taken for dead with default settings."""
     bench.set_shape("--parallel.pp=2")

@@ -7,6 +7,7 @@
 #include <set>
 #include <utility>
 
+#include "elastic/chaos/injector.h"
 #include "tests/support/watched_world.h"
 
 namespace elaswave::test {
@@ -32,6 +33,7 @@ struct Campaign {
   SharedClaims claims;
   std::vector<std::unique_ptr<member::ViewBoard>> boards;
   std::vector<member::AgentShell*> shells;
+  std::vector<chaos::Injector> injectors;
   HitTable hits;
   std::set<int> training;  // ranks that began their first step
   // Struck and, as far as anybody knows, still a member whose blocks count.
@@ -191,6 +193,13 @@ class Writer final : public app::StepObserver {
   std::optional<app::StepReport> last_;
 };
 
+app::RankFaults faults_of(chaos::Injector& injector) {
+  if (!injector.hook()) return {};
+  return {.slow_factor = {},
+          .spoils_copy = [&injector] { return injector.corrupts(chaos::Target::copy); },
+          .went_back = [&injector](Step step) { injector.at_step(step); }};
+}
+
 void run_rank(const app::Config& config, Campaign& campaign, comm::World& inner) {
   const ElasticOptions& options = campaign.options;
   WatchedWorld world(inner, campaign.watch);
@@ -202,7 +211,8 @@ void run_rank(const app::Config& config, Campaign& campaign, comm::World& inner)
                           .observer = &writer,
                           .domains = options.domains,
                           .limits = options.limits,
-                          .fill_elems = options.fill_elems},
+                          .fill_elems = options.fill_elems,
+                          .faults = faults_of(campaign.injectors[rank])},
                          world);
   if (done)
     campaign.run.summaries[rank] = std::move(done->summary);
@@ -244,10 +254,18 @@ ElasticRun run_campaign(const app::Config& config, const ElasticOptions& options
   for (std::int32_t rank = 0; rank < options.ranks; ++rank) first.members.push_back(rank);
   for (std::size_t rank = 0; rank < ranks; ++rank)
     campaign.boards.push_back(std::make_unique<member::ViewBoard>(first));
+  for (std::int32_t rank = 0; rank < options.ranks; ++rank)
+    campaign.injectors.emplace_back(
+        options.copies_spoiled,
+        chaos::Self{.world_rank = rank, .world_size = options.ranks, .domain = ""},
+        chaos::Effects{}, Step{0});
   comm::SimulationOptions simulation{
       .ranks = options.ranks, .seed = options.seed, .latency_max = options.latency_max};
   simulation.probe = [&](int rank) -> ProbeHook {
-    return [&campaign, rank](Point point) { campaign.pass(rank, point); };
+    return [&campaign, rank](Point point) {
+      probe(campaign.injectors[static_cast<std::size_t>(rank)].hook(), point);
+      campaign.pass(rank, point);
+    };
   };
   simulation.agent = [&](comm::World& world, comm::ControlLinks& links) {
     const auto rank = static_cast<std::size_t>(world.world_rank());

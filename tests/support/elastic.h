@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "elastic/chaos/faults.h"
 #include "elastic/member/agent_shell.h"
 #include "tests/support/training.h"
 
@@ -40,6 +41,7 @@ struct ElasticOptions {
   int ranks = 8;
   std::uint64_t seed = 1;
   std::vector<Fault> faults;
+  chaos::Faults copies_spoiled;  // chaos.corrupt=what=copy
   plan::Domains domains;
   plan::RankLimits limits;  // of memory
   bool claims = true;

@@ -119,7 +119,8 @@ Result<RankRun> train_rank(const app::Config& config, const RankOptions& options
                                         .stop = options.stop,
                                         .checkpoint = checkpoint ? &*checkpoint : nullptr,
                                         .plan = options.plan,
-                                        .board = options.board}));
+                                        .board = options.board,
+                                        .faults = options.faults}));
   std::optional<Error> failure;
   if (checkpoint && world.world_rank() == 0)
     if (auto prepared = app::prepare_checkpoints(*options.files, kCheckpoints, app::Start::resume,

@@ -76,6 +76,7 @@ struct RankOptions {
   plan::Domains domains;
   plan::RankLimits limits;
   std::int64_t fill_elems = 0;
+  app::RankFaults faults;
 };
 Result<RankRun> train_rank(const app::Config& config, const RankOptions& options,
                            comm::World& world);

@@ -107,6 +107,7 @@ TEST(ChaosText, RefusalsSayWhatWouldDo) {
            Case{Kind::slow, "rank=3,step=1,factor=0.5", "0.5"},
            Case{Kind::slow, "rank=3,step=5,factor=2,until=4", "before it begins"},
            Case{Kind::cut, "a=1,step=1", "b="},
+           Case{Kind::cut, "a=1,b=2,step=1,ms=0", "ms=0"},
            Case{Kind::cut, "a=1+2,b=2,step=1", "both sides"},
            Case{Kind::cut, "a=1,b=2,rank=3,step=1", "rank"},
            Case{Kind::corrupt, "rank=1,step=1", "what=message"},
@@ -170,12 +171,47 @@ TEST(ChaosLasting, SlowAndCut) {
     EXPECT_EQ(slow_factor(faults, self, Step{step}), step >= 5 && step <= 7 ? 3 : 1) << step;
   EXPECT_EQ(slow_factor(faults, {.world_rank = 0, .world_size = 4, .domain = ""}, Step{5}), 1);
 
-  faults = faults_of(Kind::cut, "a=0+1,b=2,step=5");
-  EXPECT_FALSE(cut(faults, 0, 2, Step{4}));
-  EXPECT_TRUE(cut(faults, 0, 2, Step{5}));
-  EXPECT_TRUE(cut(faults, 2, 1, Step{500}));
-  EXPECT_FALSE(cut(faults, 0, 1, Step{5}));
-  EXPECT_FALSE(cut(faults, 3, 2, Step{5}));
+  const Fault apart = faults_of(Kind::cut, "a=0+1,b=2,step=5").list.at(0);
+  EXPECT_FALSE(cut(apart, 0, 2, Step{4}));
+  EXPECT_TRUE(cut(apart, 0, 2, Step{5}));
+  EXPECT_TRUE(cut(apart, 2, 1, Step{500}));
+  EXPECT_FALSE(cut(apart, 0, 1, Step{5}));
+  EXPECT_FALSE(cut(apart, 3, 2, Step{5}));
+  EXPECT_TRUE(cut_at(apart, 2, Step{5}));
+  EXPECT_FALSE(cut_at(apart, 3, Step{5}));
+}
+
+TEST(ChaosLasting, ACutEndsWithItsStepOrItsTime) {
+  Nanoseconds now = 0;
+  std::vector<std::string> said;
+  const Effects effects{.kill = {},
+                        .stop = {},
+                        .exit = {},
+                        .say = [&](const std::string& text) { said.push_back(text); },
+                        .now = [&] { return now; }};
+  const Self self{.world_rank = 1, .world_size = 4, .domain = ""};
+  Faults faults = faults_of(Kind::cut, "a=0+1,b=2,step=2,ms=500;a=1,b=3,step=3,until=4");
+  const Injector injector(faults, self, effects, Step{0});
+  const ProbeHook hook = injector.hook();
+  const auto cut_off = [&] { return std::pair(injector.cut(2), injector.cut(3)); };
+  pass(hook);
+  EXPECT_EQ(cut_off(), std::pair(false, false));
+  now = kSecond;
+  hook(Point::step_begin);
+  EXPECT_EQ(cut_off(), std::pair(true, false));
+  EXPECT_FALSE(injector.cut(0));
+  hook(Point::step_begin);  // run again: the time counts from when it began
+  now += 500 * kMillisecond - 1;
+  EXPECT_EQ(cut_off(), std::pair(true, false));
+  ++now;
+  EXPECT_EQ(cut_off(), std::pair(false, false));
+  for (const bool third : {true, true, false}) {
+    pass(hook);  // the step under way is ended, and so are 3 and 4
+    hook(Point::step_begin);
+    EXPECT_EQ(cut_off(), std::pair(false, third));
+  }
+  EXPECT_THAT(said, ElementsAre(HasSubstr("a=0+1,b=2,step=2,ms=500: at rank 1 from step 2 on"),
+                                HasSubstr("from step 3 on")));
 }
 
 TEST(ChaosInjector, HappensAtItsStepAndHitOnce) {

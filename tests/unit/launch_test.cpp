@@ -125,6 +125,15 @@ TEST(CombinedExitCode, Disagreement) {
   EXPECT_NE(combined({7, 42}), 0);
 }
 
+TEST(CombinedExitCode, WhoIsAloneWithAnErrorDoesNotSpeakForTheRun) {
+  const RankOutcome alone = RankExit(9, true);
+  EXPECT_EQ(combined({alone, 0, 0}), 0);
+  EXPECT_EQ(combined({alone, 6, 6}), 6);
+  EXPECT_EQ(combined({alone, 7, kKilled}), 9);
+  EXPECT_EQ(combined({alone, kKilled}), 9);
+  EXPECT_EQ(combined({9, 0, 0}), 9);
+}
+
 TEST(CombinedExitCode, OrderOfRanksDoesNotMatter) {
   const std::vector<RankOutcome> codes = {kKilled, 0, 2, 3, 4, 5, 6, 7, 8, 9, 10, 70, 75};
   for (const auto& a : codes)
@@ -195,6 +204,10 @@ TEST_F(LaunchWatchTest, RankThatLeftDoesNotEndTheOthers) {
     EXPECT_EQ(at(5, 1, {code, kKilled}), LaunchAct::wait);
     EXPECT_EQ(at(100'000, 1, {code, kKilled}), LaunchAct::wait);
   }
+  for (const int code : {3, 6, 9}) {
+    EXPECT_FALSE(ends_run({code, true}));
+    EXPECT_EQ(at(200'000, 1, {RankExit(code, true), kKilled}), LaunchAct::wait);
+  }
 }
 
 TEST_F(LaunchWatchTest, FinishedRunHasMoreTime) {
@@ -238,8 +251,9 @@ TEST_F(RunDirTest, Reports) {
   EXPECT_TRUE(write_exit_report(dir_, 0, 75));
   EXPECT_TRUE(write_exit_report(dir_, 2, 3));
   EXPECT_TRUE(write_exit_report(dir_, 2, 0));  // the last word counts
+  EXPECT_TRUE(write_exit_report(dir_, 1, {9, true}));
   EXPECT_THAT(read_exit_reports(dir_, 4),
-              ElementsAre(RankOutcome(75), kKilled, RankOutcome(0), kKilled));
+              ElementsAre(RankOutcome(75), RankOutcome({9, true}), RankOutcome(0), kKilled));
   std::ofstream(dir_ + "/exit-3") << "";  // torn
   EXPECT_EQ(read_exit_reports(dir_, 4)[3], kKilled);
   EXPECT_FALSE(write_exit_report(dir_ + "/absent", 0, 0));

@@ -217,6 +217,14 @@ TEST_F(OptionsTest, CrossChecks) {
   EXPECT_TRUE(parse({"--train.val_every=10", "--data.val=v"}));
 }
 
+TEST_F(OptionsTest, AMessageIsSpoiledOnlyWhereThatIsNoticed) {
+  const std::string fault = "--chaos.corrupt=what=message,rank=0,step=1";
+  EXPECT_THAT(parse_error({fault}),
+              AllOf(HasSubstr("chaos.corrupt (command line)"), HasSubstr("--comm.checksum=true")));
+  EXPECT_TRUE(parse({fault, "--comm.checksum=true"}));
+  EXPECT_TRUE(parse({"--chaos.corrupt=what=copy,rank=0,step=1"}));
+}
+
 TEST_F(OptionsTest, NeedsDataOnlyToRun) {
   EXPECT_THAT(usage_error(parse_train({}, {})), HasSubstr("data prepare"));
   const std::vector<std::string> print = {"--print-config"};
