@@ -70,6 +70,15 @@ bool too_few(const Error& error) {
          error.what.find("one replica needs") != std::string::npos;
 }
 
+/// Some members found that blocks were lost, as may be, and left; a member that dies just then can
+/// keep that from others, who find those gone instead.
+bool blocks_lost(const Case& what, const ElasticRun& run) {
+  return run.most_open > what.copies &&
+         std::any_of(run.errors.begin(), run.errors.end(), [](const std::optional<Error>& error) {
+           return error && error->what.starts_with("blocks lost");
+         });
+}
+
 }  // namespace
 
 std::string ends(const ElasticRun& run) {
@@ -190,8 +199,9 @@ std::string Bench::judge_ends(const Case& what, const ElasticRun& run, bool& fin
     } else if (error->what.starts_with("blocks lost") &&
                (run.most_open > what.copies || left_behind(run, static_cast<int>(rank)))) {
       lost = true;
-    } else if (too_few(*error) && (what.ranks - std::ssize(run.struck) < what.tensor ||
-                                   left_behind(run, static_cast<int>(rank)))) {
+    } else if (too_few(*error) &&
+               (what.ranks - std::ssize(run.struck) < what.tensor || blocks_lost(what, run) ||
+                left_behind(run, static_cast<int>(rank)))) {
       lost = true;  // too few for one replica
     } else {
       return fmt::format("rank {}: {}", rank, error->text());
