@@ -303,24 +303,24 @@ def case_corrupt_copy(bench):
 def case_busy(bench, seconds=600):
     """Eight ranks beside four busy loops: nobody is taken for dead with default settings."""
     bench.set_shape("--parallel.pp=2")
-    with contextlib.ExitStack() as stack:
-        for _ in range(4):
-            loop = subprocess.Popen([sys.executable, "-c", "while True: pass"])
-            stack.callback(loop.wait)
-            stack.callback(loop.kill)
-        with bench.job("busy", 8) as run:
-            run.begin(1)
+    with bench.job("busy", 8) as run:
+        run.begin(1)
+        with contextlib.ExitStack() as stack:
+            for _ in range(4):
+                loop = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+                stack.callback(loop.wait)
+                stack.callback(loop.kill)
             end, longest, before, seen = time.monotonic() + seconds, 0.0, run.size(), time.monotonic()
             while time.monotonic() < end:
                 time.sleep(0.05)
                 expect(run.process.poll() is None, "the run ended")
                 if run.size() != before:
                     longest, before, seen = max(longest, time.monotonic() - seen), run.size(), time.monotonic()
-            run.check_survivors()
-            steps = run.step()
-            run.stop(expect_recovery=False)
-            evicted = run.events("view") + run.events("recovery")
-            expect(not evicted, f"evicted: {evicted}")
+        run.check_survivors()
+        steps = run.step()
+        run.stop(expect_recovery=False)
+        evicted = run.events("view") + run.events("recovery")
+        expect(not evicted, f"evicted: {evicted}")
     print(f"campaign: {seconds} s of 8 ranks beside four busy loops: no eviction, {steps} steps, the longest pause between two "
           f"{longest * 1e3:.0f} ms")
 

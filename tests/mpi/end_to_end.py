@@ -72,9 +72,9 @@ class Bench:
     def path(self, *parts):
         return os.path.join(self.folder, *parts)
 
-    def run(self, arguments, code=0, prefix=()):
+    def run(self, arguments, code=0, prefix=(), timeout_s=TIMEOUT_S):
         command = [*prefix, self.binary, *arguments]
-        done = subprocess.run(command, cwd=self.folder, env=self.environment, timeout=TIMEOUT_S, text=True,
+        done = subprocess.run(command, cwd=self.folder, env=self.environment, timeout=timeout_s, text=True,
                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
         if done.returncode != code:
             raise Failure(f"{' '.join(command)}\n  exit code {done.returncode}, expected {code}\n--- stdout\n"
