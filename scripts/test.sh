@@ -30,7 +30,7 @@ run_suite() {
   cmake --preset "$preset" >"build/logs/$preset.configure.log" 2>&1 || { cat "build/logs/$preset.configure.log"; return 1; }
   cmake --build "$folder" -j "$jobs" --target "$target" >"build/logs/$preset.build.log" 2>&1 || { tail -n 60 "build/logs/$preset.build.log"; return 1; }
   local status=0
-  ctest --test-dir "$folder" --output-on-failure --no-tests=error "$@" 2>&1 | tee "build/logs/$preset.ctest.log" || status=1
+  ctest --test-dir "$folder" -j "$jobs" --output-on-failure --no-tests=error "$@" 2>&1 | tee "build/logs/$preset.ctest.log" || status=1
   cp -f "$folder/Testing/Temporary/LastTest.log" "build/logs/$preset.output.log"
   summaries+=("$(printf '%-12s %s' "$name" "$(grep 'tests passed' "build/logs/$preset.ctest.log" || printf 'no summary')")")
   return "$status"
