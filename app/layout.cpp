@@ -84,11 +84,12 @@ spec::MemoryTable memory_at(const RunSpec& spec, const layout::Plan& plan,
   const layout::BlockTable blocks = inventory.blocks();
   const layout::Place place = layout::place_of(plan, world_rank);
   spec::OwnedElems owned;
+  const std::int64_t member = std::int64_t{place.replica} * plan.tensor_degree + place.slice;
   if (place.stage < 0)
     owned.copies = spec::copy_elems(plan, blocks)[static_cast<std::size_t>(world_rank)];
   else
-    owned = spec::owned_elems(plan, blocks)[static_cast<std::size_t>(
-        place.stage)][static_cast<std::size_t>(place.replica * plan.tensor_degree + place.slice)];
+    owned = spec::owned_elems(
+        plan, blocks)[static_cast<std::size_t>(place.stage)][static_cast<std::size_t>(member)];
   return plan::memory_of_rank(memory_model(spec, inventory, blocks, spec.recompute), plan, place,
                               owned);
 }

@@ -112,6 +112,7 @@ Result<std::vector<RankPlace>> exchange_places(comm::World& world, const comm::G
                           std::as_writable_bytes(std::span(all)), "places of ranks",
                           Deadline::after(world.clock(), timeout)));
   std::vector<RankPlace> places;
+  places.reserve(all.size());
   for (const PlaceWords& one : all)
     places.push_back({.pid = one.pid,
                       .host = one.host.data(),

@@ -157,20 +157,19 @@ Result<std::optional<Restored>> resume(const Settings& settings, comm::World& wo
   EW_TRY(agree_start(world, failure, setup.identity, timeout));
   if (reporter) warn_of_small_disk(setup, world.size());
   // Called again when training goes back to a checkpoint: it holds on to nothing of this frame.
-  return setup.trainer->resume(
-      [&settings, &setup, reporter](const checkpoint::Manifest& manifest,
-                                    const std::string& path) -> Result<void> {
-        const auto changes =
-            config_changes(manifest, setup.checkpoint->config, setup.checkpoint->facts);
-        if (reporter && !changes.empty()) {
-          std::string text;
-          for (const ConfigChange& change : changes) text += "\n  " + change.text();
-          const bool grave = changes.front().resume != ResumeClass::free;
-          log_line(grave ? LogLevel::warn : LogLevel::info,
-                   fmt::format("{} was made with other values:{}", path, text));
-        }
-        return check_changes(changes, path);
-      });
+  return setup.trainer->resume([&setup, reporter](const checkpoint::Manifest& manifest,
+                                                  const std::string& path) -> Result<void> {
+    const auto changes =
+        config_changes(manifest, setup.checkpoint->config, setup.checkpoint->facts);
+    if (reporter && !changes.empty()) {
+      std::string text;
+      for (const ConfigChange& change : changes) text += "\n  " + change.text();
+      const bool grave = changes.front().resume != ResumeClass::free;
+      log_line(grave ? LogLevel::warn : LogLevel::info,
+               fmt::format("{} was made with other values:{}", path, text));
+    }
+    return check_changes(changes, path);
+  });
 }
 
 /// COLLECTIVE. Writes the Chrome trace of the last steps. A disk that fails costs the trace alone.

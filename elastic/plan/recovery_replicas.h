@@ -35,7 +35,7 @@ class Pool {
 
  private:
   std::int64_t held(std::size_t index, std::int32_t stage, std::int32_t slice) const {
-    return held_[index][static_cast<std::size_t>(stage * slices_ + slice)];
+    return held_[index][static_cast<std::size_t>(std::int64_t{stage} * slices_ + slice)];
   }
 
   std::int32_t slices_;
