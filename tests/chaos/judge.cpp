@@ -79,6 +79,15 @@ bool blocks_lost(const Case& what, const ElasticRun& run) {
          });
 }
 
+/// Whether the rank's error tells of blocks or ranks that are gone, and so they may be.
+bool may_be_lost(const Case& what, const ElasticRun& run, int rank) {
+  const Error& error = *run.errors[static_cast<std::size_t>(rank)];
+  if (left_behind(run, rank)) return error.what.starts_with("blocks lost") || too_few(error);
+  if (error.what.starts_with("blocks lost")) return run.most_open > what.copies;
+  return too_few(error) &&
+         (what.ranks - std::ssize(run.struck) < what.tensor || blocks_lost(what, run));
+}
+
 }  // namespace
 
 std::string ends(const ElasticRun& run) {
@@ -196,13 +205,8 @@ std::string Bench::judge_ends(const Case& what, const ElasticRun& run, bool& fin
     } else if (error->code == Code::excluded && run.disturbed > 0) {
       excluded = true;
       ++tally_.excluded;
-    } else if (error->what.starts_with("blocks lost") &&
-               (run.most_open > what.copies || left_behind(run, static_cast<int>(rank)))) {
+    } else if (may_be_lost(what, run, static_cast<int>(rank))) {
       lost = true;
-    } else if (too_few(*error) &&
-               (what.ranks - std::ssize(run.struck) < what.tensor || blocks_lost(what, run) ||
-                left_behind(run, static_cast<int>(rank)))) {
-      lost = true;  // too few for one replica
     } else {
       return fmt::format("rank {}: {}", rank, error->text());
     }
