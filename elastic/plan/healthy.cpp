@@ -2,8 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <array>
-
 #include "elastic/plan/lay_out.h"
 #include "elastic/plan/owners.h"
 
@@ -12,9 +10,6 @@ namespace {
 
 using layout::Plan;
 using pipeline::Schedule;
-
-constexpr std::array<Schedule, 5> kSchedules = {Schedule::one_f_one_b, Schedule::interleaved,
-                                                Schedule::zb_h1, Schedule::zbv, Schedule::gpipe};
 
 // Uneven stages have no column to try candidates on: beyond so many forwards only one is made.
 constexpr std::int64_t kMostTriedForwards = 50'000;

@@ -2,9 +2,16 @@
 // Internal to this folder.
 #pragma once
 
+#include <array>
+
 #include "elastic/plan/healthy.h"
 
 namespace elaswave::plan {
+
+/// In order of preference: of equally fast ones the first is taken.
+inline constexpr std::array<pipeline::Schedule, 5> kSchedules = {
+    pipeline::Schedule::one_f_one_b, pipeline::Schedule::interleaved, pipeline::Schedule::zb_h1,
+    pipeline::Schedule::zbv, pipeline::Schedule::gpipe};
 
 /// Code::usage for numbers that no plan can have (healthy.h).
 Result<void> check_request(const layout::BlockTable& blocks, const HealthyRequest& request);

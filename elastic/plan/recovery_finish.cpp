@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <utility>
 
 #include "elastic/plan/lay_out.h"
@@ -14,9 +13,6 @@ namespace {
 
 using layout::Plan;
 using pipeline::Schedule;
-
-constexpr std::array<Schedule, 5> kSchedules = {Schedule::one_f_one_b, Schedule::interleaved,
-                                                Schedule::zb_h1, Schedule::zbv, Schedule::gpipe};
 
 /// Whether the generator's rows are right for every column of the plan.
 bool can_have(const Plan& plan, Schedule schedule) {

@@ -12,8 +12,6 @@ namespace {
 using pipeline::Schedule;
 using spec::Recompute;
 
-constexpr std::array<Schedule, 5> kSchedules = {Schedule::one_f_one_b, Schedule::interleaved,
-                                                Schedule::zb_h1, Schedule::zbv, Schedule::gpipe};
 constexpr std::array<Recompute, 3> kRecomputes = {Recompute::none, Recompute::selective,
                                                   Recompute::full};
 
