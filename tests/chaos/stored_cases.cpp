@@ -13,6 +13,17 @@ std::vector<Case> stored_cases() {
        .faults = {{.point = Point::during_apply},
                   {.rank = 4, .point = Point::recover_begin, .hit = 2, .delay = 116491},
                   {.rank = 7, .point = Point::fill}}},
+      // The claim goes to the half that was struck: the other half, a second domain, is out.
+      {.ranks = 8,
+       .per_domain = 4,
+       .steps = 2,
+       .seed = 1,
+       .faults = {{.kind = Fault::Kind::cut, .rank = 1, .point = Point::fill, .lasts = 300'000'000},
+                  {.kind = Fault::Kind::cut,
+                   .rank = 3,
+                   .point = Point::after_gather,
+                   .lasts = 300'000'000,
+                   .also = {0, 1, 2}}}},
   };
 }
 

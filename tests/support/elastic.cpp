@@ -38,6 +38,11 @@ struct Campaign {
   std::set<int> training;  // ranks that began their first step
   // Struck and, as far as anybody knows, still a member whose blocks count.
   std::set<int> open;
+  /// Halves cut off from each other of which it is not known yet which one the views leave out.
+  struct Halves {
+    std::vector<int> one, other;
+  };
+  std::vector<Halves> ties;
   std::vector<Generation> whole;  // by rank: the newest recovery after which it saw all copies
   Step written{};                 // newest step that a reporter wrote
 
@@ -45,14 +50,30 @@ struct Campaign {
     return options.domains.empty() ? rank : options.domains[static_cast<std::size_t>(rank)];
   }
 
+  bool exposed() const { return !open.empty() || !ties.empty(); }
+
   /// How many domains are open: what copies must make up for. Where fewer domains are left than
   /// copies want, ranks count.
-  std::int64_t open_domains() const {
+  std::int64_t open_domains(const std::set<int>& gone) const {
     std::set<std::int32_t> left, struck;
     for (int rank = 0; rank < options.ranks; ++rank)
-      if (open.contains(rank) || control->alive(rank)) left.insert(domain_of(rank));
-    for (const int rank : open) struck.insert(domain_of(rank));
-    return std::ssize(left) > options.copies ? std::ssize(struck) : std::ssize(open);
+      if (gone.contains(rank) || control->alive(rank)) left.insert(domain_of(rank));
+    for (const int rank : gone) struck.insert(domain_of(rank));
+    return std::ssize(left) > options.copies ? std::ssize(struck) : std::ssize(gone);
+  }
+
+  /// However the ties end: of each pair of halves one goes too.
+  std::int64_t most_open() const {
+    std::vector<std::set<int>> ways{open};
+    for (const Halves& tie : ties)
+      for (std::size_t left = ways.size(); left-- > 0;) {
+        ways.push_back(ways[left]);
+        ways.back().insert(tie.other.begin(), tie.other.end());
+        ways[left].insert(tie.one.begin(), tie.one.end());
+      }
+    std::int64_t most = 0;
+    for (const std::set<int>& gone : ways) most = std::max(most, open_domains(gone));
+    return most;
   }
 
   void strike(const Fault& fault) {
@@ -61,18 +82,22 @@ struct Campaign {
     std::erase_if(victims, [this](int rank) { return !control->alive(rank); });
     if (victims.empty()) return;
     ++run.fired;
-    if (!open.empty()) ++run.fired_exposed;
+    if (exposed()) ++run.fired_exposed;
     if (fault.kind != Fault::Kind::kill) ++run.disturbed;
     std::vector<int> others;
     for (int rank = 0; rank < options.ranks; ++rank)
       if (control->alive(rank) && std::ranges::find(victims, rank) == victims.end())
         others.push_back(rank);
+    const bool is_cut = fault.kind == Fault::Kind::cut;
     // Whoever is fewer goes; of two halves either may.
-    const bool rest_goes = fault.kind == Fault::Kind::cut && others.size() < victims.size();
-    for (const int rank : rest_goes ? others : victims) open.insert(rank);
-    run.struck.insert(open.begin(), open.end());
-    run.most_open = std::max(run.most_open, open_domains());
-    if (fault.kind == Fault::Kind::cut)
+    const std::vector<int>& go = is_cut && others.size() < victims.size() ? others : victims;
+    run.struck.insert(go.begin(), go.end());
+    if (is_cut && others.size() == victims.size())
+      ties.push_back({victims, others});
+    else
+      open.insert(go.begin(), go.end());
+    run.most_open = std::max(run.most_open, most_open());
+    if (is_cut)
       cut(fault, victims, others);
     else
       for (const int victim : victims) halt(fault, victim);
@@ -82,6 +107,7 @@ struct Campaign {
     const auto index = static_cast<std::size_t>(victim);
     if (fault.kind == Fault::Kind::kill) {
       run.killed[index] = true;
+      watch.end(victim);
       control->kill(victim);
       return;
     }
@@ -112,8 +138,7 @@ struct Campaign {
     for (std::size_t index = 0; index < options.faults.size(); ++index) {
       const Fault& fault = options.faults[index];
       if (fault.rank != rank || fault.point != point || hit < fault.hit) continue;
-      if (struck_with.contains(index) || (fault.when_whole ? !open.empty() : hit > fault.hit))
-        continue;
+      if (struck_with.contains(index) || (fault.when_whole ? exposed() : hit > fault.hit)) continue;
       struck_with.insert(index);
       if (fault.delay == 0)
         strike(fault);
@@ -126,11 +151,14 @@ struct Campaign {
   void see_whole(int rank, const recover::RecoveryReport& report) {
     run.whole = std::max(run.whole, report.generation);
     whole[static_cast<std::size_t>(rank)] = report.generation;
-    for (const std::int32_t member : report.members)
-      if (whole[static_cast<std::size_t>(member)] < report.generation && !open.contains(member))
-        return;
-    std::erase_if(open, [&](int struck) {
-      return std::ranges::find(report.members, struck) == report.members.end();
+    for (const std::int32_t seen : report.members)
+      if (whole[static_cast<std::size_t>(seen)] < report.generation && !open.contains(seen)) return;
+    const auto stays = [&](int one) {
+      return std::ranges::find(report.members, one) != report.members.end();
+    };
+    std::erase_if(open, [&](int struck) { return !stays(struck); });
+    std::erase_if(ties, [&](const Halves& tie) {
+      return std::ranges::none_of(tie.one, stays) || std::ranges::none_of(tie.other, stays);
     });
   }
 };

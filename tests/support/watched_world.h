@@ -3,6 +3,8 @@
 
 #include <fmt/format.h>
 
+#include <map>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -15,18 +17,31 @@ namespace elaswave::test {
 struct Watch {
   Nanoseconds timeout = 0;        // no wait may take longer
   std::vector<Generation> shown;  // by rank: the newest gate it came to
-  std::string wrong;              // the first thing seen
+  // Of ranks that have not ended: the members of the view they entered last.
+  std::map<int, std::pair<Generation, std::vector<int>>> views;
+  std::string wrong;  // the first thing seen
 
   explicit Watch(int ranks, Nanoseconds limit)
       : timeout(limit), shown(static_cast<std::size_t>(ranks)) {}
   void note(std::string what) {
     if (wrong.empty()) wrong = std::move(what);
   }
+  void enter(int rank, Generation generation, std::span<const int> live) {
+    views[rank] = {generation, {live.begin(), live.end()}};
+    for (const auto& [other, view] : views)
+      if (view.first == generation && view.second != views[rank].second)
+        note(fmt::format("ranks {} and {} live in different views of generation {}", rank, other,
+                         raw(generation)));
+  }
+  void end(int rank) { views.erase(rank); }
 };
 
 class WatchedWorld final : public comm::World {
  public:
   WatchedWorld(comm::World& inner, Watch& watch) : inner_(inner), watch_(watch) {}
+  WatchedWorld(const WatchedWorld&) = delete;
+  WatchedWorld& operator=(const WatchedWorld&) = delete;
+  ~WatchedWorld() override { watch_.end(world_rank()); }
 
   int world_rank() const override { return inner_.world_rank(); }
   int size() const override { return inner_.size(); }
@@ -56,6 +71,7 @@ class WatchedWorld final : public comm::World {
   }
   void adopt_view(Generation generation, std::span<const int> live) override {
     inner_.adopt_view(generation, live);
+    watch_.enter(world_rank(), generation, live);
     aborted_ = false;
   }
   Result<void> close(Deadline deadline) override {
