@@ -10,6 +10,10 @@
 // never by thread count.
 // - Outputs are overwritten. Outputs may not alias inputs unless the comment says so.
 // - A call issues work on the stream and allocates nothing once it has seen its largest shape.
+// - Matrices, spans, sums, ids and targets are memory of the stream's device. Memory of the host,
+// read before the call returns, are the structs themselves, lists of blocks and ranges, keys, and
+// the streams of a Dropout. What sum_squares() and digest() write is of the host too and may be
+// read when the stream has been synchronised. A RangeFlag lies in Space::host.
 // - Gradients of weights go into a GradSink, one addend per (tensor, contribution, micro-batch)
 // element.
 //

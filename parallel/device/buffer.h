@@ -1,40 +1,60 @@
-// Host memory: the owner (Buffer) and the views kernels take (Mat, Vec). Views carry shape, stride
-// and element type and own nothing. Shapes are in elements, row-major.
+// Memory of a device: the owner (Buffer) and the views kernels take (Mat, Vec). Views carry shape,
+// stride and element type and own nothing. Shapes are in elements, row-major.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <utility>
 
 #include "io/base/error.h"
-#include "io/base/memory.h"
 #include "io/base/types.h"
+#include "parallel/device/device.h"
 
 namespace elaswave::device {
 
-/// Zero-initialised host memory aligned to 64 bytes, or 2 MiB and marked for huge pages when it is
-/// at least 4 MiB large.
+/// Zero-initialised memory aligned to 64 bytes; on the host to 2 MiB and marked for huge pages when
+/// it is at least 4 MiB large. The device must outlive it.
 class Buffer {
  public:
   Buffer() = default;
-  explicit Buffer(std::int64_t bytes);
+  /// Host memory.
+  explicit Buffer(std::int64_t bytes) : Buffer(host_device(), bytes) {}
+  Buffer(Device& device, std::int64_t bytes, Space space = Space::device)
+      : device_(&device), space_(space), memory_(device.allocate(space, bytes)), bytes_(bytes) {}
+  Buffer(Buffer&& other) noexcept { swap(other); }
+  Buffer& operator=(Buffer&& other) noexcept {
+    Buffer(std::move(other)).swap(*this);
+    return *this;
+  }
+  ~Buffer() {
+    if (memory_ != nullptr) device_->free(space_, memory_);
+  }
 
-  std::byte* data() { return memory_.get(); }
-  const std::byte* data() const { return memory_.get(); }
+  std::byte* data() { return memory_; }
+  const std::byte* data() const { return memory_; }
   std::int64_t size_bytes() const { return bytes_; }
 
   template <typename T>
   std::span<T> as() {
-    return {reinterpret_cast<T*>(memory_.get()), static_cast<std::size_t>(bytes_) / sizeof(T)};
+    return {reinterpret_cast<T*>(memory_), static_cast<std::size_t>(bytes_) / sizeof(T)};
   }
   template <typename T>
   std::span<const T> as() const {
-    return {reinterpret_cast<const T*>(memory_.get()),
-            static_cast<std::size_t>(bytes_) / sizeof(T)};
+    return {reinterpret_cast<const T*>(memory_), static_cast<std::size_t>(bytes_) / sizeof(T)};
   }
 
  private:
-  Memory memory_;
+  void swap(Buffer& other) noexcept {
+    std::swap(device_, other.device_);
+    std::swap(space_, other.space_);
+    std::swap(memory_, other.memory_);
+    std::swap(bytes_, other.bytes_);
+  }
+
+  Device* device_ = nullptr;
+  Space space_ = Space::device;
+  std::byte* memory_ = nullptr;
   std::int64_t bytes_ = 0;
 };
 

@@ -2,21 +2,50 @@
 // its call returns; on a GPU calls enqueue. Callers that follow the stream contract work on both.
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
+
+#include "parallel/device/device.h"
 #include "parallel/device/thread_pool.h"
 
 namespace elaswave::device {
 
+/// A place in the work of a stream. Marks of one stream are reached in the order they were made.
+enum class Mark : std::uint64_t {};
+
+/// THREADS: one at a time.
 class Stream {
  public:
   virtual ~Stream() = default;
-  /// Returns when everything issued on this stream has finished.
+  virtual Device& device() = 0;
+
+  /// Returns when everything issued on this stream has finished. Throws DeviceLost.
   virtual void synchronize() = 0;
+
+  /// Copies in order with the kernels of this stream, between any two of host memory and the
+  /// device's. Host memory that is not of Space::host may be reused or read when the call returns;
+  /// other memory when the stream has passed the copy.
+  virtual void copy(void* to, const void* from, std::int64_t bytes) = 0;
+  virtual void zero(void* at, std::int64_t bytes) = 0;
+
+  /// Everything issued so far.
+  virtual Mark mark() = 0;
+  /// Has the stream passed the mark? Does not wait.
+  virtual bool reached(Mark mark) = 0;
+  /// What is issued here from now on comes after `mark` of `other`, a stream of the same device.
+  virtual void follow(Stream& other, Mark mark) = 0;
 };
 
 class CpuStream final : public Stream {
  public:
   explicit CpuStream(int threads) : pool_(threads) {}
+  Device& device() override { return host_device(); }
   void synchronize() override {}
+  void copy(void* to, const void* from, std::int64_t bytes) override;
+  void zero(void* at, std::int64_t bytes) override;
+  Mark mark() override { return {}; }
+  bool reached(Mark) override { return true; }
+  void follow(Stream&, Mark) override {}
   ThreadPool& pool() { return pool_; }
 
  private:

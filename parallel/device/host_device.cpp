@@ -1,0 +1,37 @@
+#include <cstring>
+
+#include "io/base/memory.h"
+#include "parallel/device/device.h"
+#include "parallel/device/stream.h"
+
+namespace elaswave::device {
+namespace {
+
+constexpr std::int64_t kCacheLine = 64;
+
+class HostDevice final : public Device {
+ public:
+  std::byte* allocate(Space, std::int64_t bytes) override {
+    return elaswave::allocate(bytes, kCacheLine).release();
+  }
+  void free(Space, std::byte* memory) noexcept override { FreeMemory()(memory); }
+  bool host_reads() const override { return true; }
+  std::string name() const override { return "host"; }
+};
+
+}  // namespace
+
+Device& host_device() {
+  static HostDevice device;  // without state
+  return device;
+}
+
+void CpuStream::copy(void* to, const void* from, std::int64_t bytes) {
+  if (bytes > 0) std::memcpy(to, from, static_cast<std::size_t>(bytes));
+}
+
+void CpuStream::zero(void* at, std::int64_t bytes) {
+  if (bytes > 0) std::memset(at, 0, static_cast<std::size_t>(bytes));
+}
+
+}  // namespace elaswave::device
