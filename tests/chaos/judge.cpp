@@ -60,6 +60,12 @@ std::string difference(const app::StepReport& mine, const app::StepReport& refer
 /// A rank that was silent until the others had ended and left: it may find itself alone.
 bool left_behind(const ElasticRun& run, int rank) {
   const auto ended = [&](std::size_t other) { return run.summaries[other] || run.errors[other]; };
+  const auto left_before = [&](int other) {
+    const auto& at = run.ended_at[static_cast<std::size_t>(other)];
+    return at && *at < *run.ended_at[static_cast<std::size_t>(rank)];
+  };
+  const auto half = run.across.find(rank);
+  if (half != run.across.end() && std::ranges::all_of(half->second, left_before)) return true;
   for (std::size_t other = 0; other < run.errors.size(); ++other)
     if (!run.struck.contains(static_cast<int>(other)) && !ended(other)) return false;
   return run.disturbed > 0 && run.struck.contains(rank);

@@ -43,6 +43,7 @@ struct Campaign {
     std::vector<int> one, other;
   };
   std::vector<Halves> ties;
+  std::set<int> out;              // of the view, for good, whether they live or not
   std::vector<Generation> whole;  // by rank: the newest recovery after which it saw all copies
   Step written{};                 // newest step that a reporter wrote
 
@@ -57,7 +58,8 @@ struct Campaign {
   std::int64_t open_domains(const std::set<int>& gone) const {
     std::set<std::int32_t> left, struck;
     for (int rank = 0; rank < options.ranks; ++rank)
-      if (gone.contains(rank) || control->alive(rank)) left.insert(domain_of(rank));
+      if (gone.contains(rank) || (control->alive(rank) && !out.contains(rank)))
+        left.insert(domain_of(rank));
     for (const int rank : gone) struck.insert(domain_of(rank));
     return std::ssize(left) > options.copies ? std::ssize(struck) : std::ssize(gone);
   }
@@ -93,7 +95,7 @@ struct Campaign {
     const std::vector<int>& go = is_cut && others.size() < victims.size() ? others : victims;
     run.struck.insert(go.begin(), go.end());
     if (is_cut && others.size() == victims.size())
-      ties.push_back({victims, others});
+      halve(victims, others);
     else
       open.insert(go.begin(), go.end());
     run.most_open = std::max(run.most_open, most_open());
@@ -103,10 +105,17 @@ struct Campaign {
       for (const int victim : victims) halt(fault, victim);
   }
 
+  void halve(const std::vector<int>& one, const std::vector<int>& other) {
+    ties.push_back({one, other});
+    for (const int rank : one) run.across[rank].insert(other.begin(), other.end());
+    for (const int rank : other) run.across[rank].insert(one.begin(), one.end());
+  }
+
   void halt(const Fault& fault, int victim) {
     const auto index = static_cast<std::size_t>(victim);
     if (fault.kind == Fault::Kind::kill) {
       run.killed[index] = true;
+      run.ended_at[index] = control->now();
       watch.end(victim);
       control->kill(victim);
       return;
@@ -156,6 +165,8 @@ struct Campaign {
     const auto stays = [&](int one) {
       return std::ranges::find(report.members, one) != report.members.end();
     };
+    for (int other = 0; other < options.ranks; ++other)
+      if (!stays(other)) out.insert(other);
     std::erase_if(open, [&](int struck) { return !stays(struck); });
     std::erase_if(ties, [&](const Halves& tie) {
       return std::ranges::none_of(tie.one, stays) || std::ranges::none_of(tie.other, stays);
@@ -246,6 +257,7 @@ void run_rank(const app::Config& config, Campaign& campaign, comm::World& inner)
     campaign.run.summaries[rank] = std::move(done->summary);
   else
     campaign.run.errors[rank] = std::move(done).error();
+  campaign.run.ended_at[rank] = campaign.control->now();
   campaign.shells[rank]->leave(world.clock().now());
 }
 
@@ -271,6 +283,7 @@ ElasticRun run_campaign(const app::Config& config, const ElasticOptions& options
   const auto ranks = static_cast<std::size_t>(options.ranks);
   run.summaries.resize(ranks);
   run.errors.resize(ranks);
+  run.ended_at.resize(ranks);
   run.killed.resize(ranks);
   run.stopped.resize(ranks);
   Watch watch(options.ranks, config.comm.timeout_ms * kMillisecond);

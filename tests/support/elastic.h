@@ -63,9 +63,11 @@ struct ElasticRun {
   std::vector<recover::RecoveryReport> recoveries;  // of the reporters
   std::int64_t redundancies = 0;                    // times that full redundancy came back
   std::int64_t fired = 0;                           // faults
-  std::int64_t fired_exposed = 0;      // those that came before the copies were whole again
-  std::int64_t disturbed = 0;          // those that leave ranks alive and silent
-  std::set<int> struck;                // ranks that some fault may have taken from the others
+  std::int64_t fired_exposed = 0;       // those that came before the copies were whole again
+  std::int64_t disturbed = 0;           // those that leave ranks alive and silent
+  std::set<int> struck;                 // ranks that some fault may have taken from the others
+  std::map<int, std::set<int>> across;  // by rank: as many as its own half that a cut took from it
+  std::vector<std::optional<Nanoseconds>> ended_at;  // by rank: left, or was killed
   std::int64_t most_open = 0;          // domains struck and not yet made up for, at once
   Generation newest{};                 // view that any agent decided
   Generation recovered{};              // of the newest recovery that anybody finished
