@@ -167,7 +167,7 @@ void Agent::State::dispatch(std::int32_t peer, const Message& message) {
       on_view(peer, message);
       return;
     case Kind::goodbye:
-      on_goodbye(peer);
+      on_goodbye(peer, message.generation);
       return;
     case Kind::unlink:
       on_unlink(peer);

@@ -172,7 +172,7 @@ struct Agent::State {
   void tell(std::int32_t peer);
   void fence(const std::string& why);
   void leave();
-  void on_goodbye(std::int32_t peer);
+  void on_goodbye(std::int32_t peer, std::uint32_t generation);
 
   // --- who this is ------------------------------------------------------------------------------
   AgentOptions options;

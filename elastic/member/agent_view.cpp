@@ -89,9 +89,11 @@ void Agent::State::leave() {
   left = true;
 }
 
-void Agent::State::on_goodbye(std::int32_t peer) {
+void Agent::State::on_goodbye(std::int32_t peer, std::uint32_t generation) {
   gone.add(peer);
   drop_from_wave(peer);
+  // It came to its end in a view that this process has not heard of, and cannot be asked any more.
+  if (generation > raw(view.generation) && members.has(peer)) learn_ended(gone & members, -1);
 }
 
 }  // namespace elaswave::member
