@@ -20,8 +20,9 @@ std::unique_ptr<Engine::Stores> Engine::make_stores(const EngineParts& parts, En
   std::vector<bool> held = zero::held_parts(parts.plan, parts.blocks, parts.world.world_rank());
   if (before != nullptr && before->stores_->held == held) return std::move(before->stores_);
   if (before != nullptr) before->stores_.reset();  // both at once might not fit
-  zero::TensorStore working(parts.blocks, gpt::working_bytes(parts.inventory, held));
-  zero::GradSums sums(parts.blocks, parts.spec.sum_mode, held);
+  zero::TensorStore working(parts.blocks, gpt::working_bytes(parts.inventory, held),
+                            parts.machine.stream.device());
+  zero::GradSums sums(parts.blocks, parts.spec.sum_mode, held, parts.machine.arithmetic);
   return std::make_unique<Stores>(Stores{std::move(held), std::move(working), std::move(sums)});
 }
 
@@ -33,6 +34,7 @@ Engine::Engine(EngineParts parts, std::unique_ptr<Engine> before)
       stores_(make_stores(parts_, before.get())),
       reducer_(parts_.world, exchange_, parts_.blocks, stores_->sums, parts_.spec.timeout),
       gatherer_(parts_.world, exchange_, parts_.blocks, stores_->working, parts_.spec.timeout),
+      owned_(parts_.blocks, parts_.shard, parts_.machine.stream.device()),
       parameters_(parts_.inventory, stores_->working, place_.slice),
       gradients_(parts_.inventory, stores_->sums, parts_.spec.micro_batches,
                  parts_.spec.tokens_per_micro_batch(), place_.slice),
@@ -49,8 +51,7 @@ std::unique_ptr<StageRunner> Engine::make_runner() {
       .plan = parts_.plan,
       .place = place_,
       .inventory = parts_.inventory,
-      .ops = parts_.ops,
-      .stream = parts_.stream,
+      .machine = parts_.machine,
       .parameters = parameters_,
       .gradients = gradients_,
       .ready = [this](std::int32_t layer) { return ready(layer); },
@@ -59,13 +60,10 @@ std::unique_ptr<StageRunner> Engine::make_runner() {
       .slow_factor = parts_.slow_factor});
 }
 
-void Engine::fill_working() {
-  for (const zero::HeldBlock& owned : parts_.shard.owned()) {
-    const layout::Block& block = parts_.blocks.block(owned.block);
-    const std::int32_t tensor = parts_.inventory.part(block.part).tensor;
-    gpt::store_working(parts_.shard.master(owned), parts_.inventory.tensor(tensor).storage,
-                       stores_->working.bytes(block));
-  }
+void Engine::take_state() {
+  owned_.load(parts_.machine.stream);
+  optim::store_weights(parts_.machine, parts_.inventory, parts_.blocks, parts_.shard, owned_,
+                       stores_->working);
 }
 
 void Engine::gather() {
@@ -108,10 +106,11 @@ Result<void> Engine::reduce() {
 }
 
 Result<void> Engine::log(Step step, optim::CommitVote& vote) {
-  optim::log_gradients(parts_.ops, parts_.stream, parts_.blocks, parts_.shard, stores_->sums,
+  const kernels::Machine& machine = parts_.machine;
+  optim::log_gradients(machine, parts_.blocks, parts_.shard, owned_, stores_->sums,
                        parts_.spec.micro_batches, vote);
-  vote.copy_digest = optim::copy_digest(parts_.ops, parts_.stream, parts_.shard, backups_.shared(),
-                                        step, parts_.spec.elastic.scrub_steps);
+  vote.copy_digest = optim::copy_digest(machine.host_ops, machine.host_stream, parts_.shard,
+                                        backups_.shared(), step, parts_.spec.elastic.scrub_steps);
   if (!mutant(Mutant::commit_without_copies)) EW_TRY(backups_.log());
   vote.copies_logged += backups_.logged();
   return {};
@@ -124,7 +123,7 @@ Result<void> Engine::before_apply() {
 }
 
 void Engine::apply(const optim::CommitRecord& record) {
-  optim::apply(parts_.ops, parts_.stream, parts_.inventory, parts_.blocks, parts_.shard,
+  optim::apply(parts_.machine, parts_.inventory, parts_.blocks, parts_.shard, owned_,
                backups_.following(), record, stores_->working);
   backups_.committed();
   parts_.shard.drop_unused();
@@ -135,7 +134,7 @@ void Engine::roll_forward(const optim::CommitRecord& record) {
   std::vector<zero::HeldBlock> copies;
   for (const zero::HeldBlock& held : parts_.shard.backups())
     if (parts_.shard.whole(held.block)) copies.push_back(held);
-  optim::apply(parts_.ops, parts_.stream, parts_.inventory, parts_.blocks, parts_.shard, copies,
+  optim::apply(parts_.machine, parts_.inventory, parts_.blocks, parts_.shard, owned_, copies,
                record, stores_->working);
   parts_.shard.drop_unused();
 }

@@ -13,6 +13,7 @@
 #include "app/stage_runner.h"
 #include "elastic/replica/backups.h"
 #include "model/optim/commit.h"
+#include "model/optim/owned_state.h"
 #include "model/spec/memory.h"
 #include "parallel/comm/world.h"
 #include "parallel/layout/plan.h"
@@ -28,8 +29,7 @@ struct EngineParts {
   const RunSpec& spec;
   const spec::Inventory& inventory;
   const layout::BlockTable& blocks;
-  kernels::Ops& ops;
-  device::Stream& stream;
+  kernels::Machine machine;
   zero::Shard& shard;                   // has the plan's roles
   std::function<double()> slow_factor;  // as RankFaults'
   layout::Plan plan;                    // sound
@@ -50,8 +50,9 @@ class Engine {
   std::int64_t share() const { return share_; }
 
   zero::TensorStore& working() { return stores_->working; }
-  /// Working weights of owned blocks from their master weights.
-  void fill_working();
+  /// The shard was written by others: its state to where it is updated, and working weights of
+  /// owned blocks from their master weights.
+  void take_state();
   /// Starts the gather of working weights at the shard's version; overlaps with what comes next.
   void gather();
 
@@ -107,6 +108,7 @@ class Engine {
   std::unique_ptr<Stores> stores_;
   zero::Reducer reducer_;
   zero::Gatherer gatherer_;
+  optim::OwnedState owned_;
   layers::Parameters parameters_;
   layers::Gradients gradients_;
   replica::Backups backups_;

@@ -64,8 +64,8 @@ Result<void> build(const Settings& settings, comm::World& world, bool (*stop)(),
   lap("data");
   // Before the trainer takes its memory: the fingerprint needs some of its own for a moment.
   EW_ASSIGN(const std::uint64_t fingerprint,
-            gpt::fingerprint(*setup.ops, *setup.stream, setup.spec.model, setup.spec.micro_batch,
-                             setup.spec.storage));
+            gpt::fingerprint(kernels::host_machine(*setup.ops, *setup.stream), setup.spec.model,
+                             setup.spec.micro_batch, setup.spec.storage));
   lap("fingerprint");
   if (!setup.spec.checkpoint.directory.empty()) {
     const CheckpointSpec& spec = setup.spec.checkpoint;
@@ -90,8 +90,7 @@ Result<void> build(const Settings& settings, comm::World& world, bool (*stop)(),
   EW_ASSIGN(
       setup.trainer,
       Trainer::create(setup.spec, {.world = world,
-                                   .ops = *setup.ops,
-                                   .stream = *setup.stream,
+                                   .machine = kernels::host_machine(*setup.ops, *setup.stream),
                                    .train = *setup.train,
                                    .val = setup.val ? &*setup.val : nullptr,
                                    .stop = stop,

@@ -47,9 +47,9 @@ StageRunner::StageRunner(const RunnerParts& parts)
   if (slices > 1)
     slices_.emplace(parts.world,
                     parts.plan.replica(parts.place.stage, parts.place.replica).world_ranks,
-                    spec.timeout);
-  const layers::Context context{.ops = parts.ops,
-                                .stream = parts.stream,
+                    spec.timeout, parts.machine.arithmetic);
+  const layers::Context context{.ops = parts.machine.ops,
+                                .stream = parts.machine.stream,
                                 .config = spec.model,
                                 .micro_batch = spec.micro_batch,
                                 .storage = spec.storage,
@@ -70,6 +70,7 @@ StageRunner::StageRunner(const RunnerParts& parts)
                               .ops = slowed_ ? *slowed_ : *stage_,
                               .shape = stage_->boundary(),
                               .timeout = spec.timeout,
+                              .device = parts.machine.stream.device(),
                               .between = parts.between},
       std::max(program_.boundaries, evaluation_.boundaries));
 }
@@ -97,7 +98,9 @@ Result<Tally> StageRunner::run(const pipeline::Program& program, Step step, bool
   tally_ = {};
   source_ = &source;
   blank_ = &blank;
+  stage_->begin_pass();
   EW_TRY(executor_->run(program, step, evaluate));
+  stage_->tell_losses();
   return std::move(tally_);
 }
 

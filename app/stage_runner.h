@@ -30,8 +30,7 @@ struct RunnerParts {
   const layout::Plan& plan;
   layout::Place place;
   const spec::Inventory& inventory;
-  kernels::Ops& ops;
-  device::Stream& stream;
+  kernels::Machine machine;
   const layers::Parameters& parameters;
   layers::Gradients& gradients;
   gpt::LayerReady ready;                  // working weights of a layer are needed

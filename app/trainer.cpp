@@ -71,8 +71,7 @@ Trainer::Trainer(const RunSpec& spec, const TrainerParts& parts, const layout::P
                                                    .spec = spec_,
                                                    .inventory = inventory_,
                                                    .blocks = blocks_,
-                                                   .ops = parts.ops,
-                                                   .stream = parts.stream,
+                                                   .machine = parts.machine,
                                                    .shard = shard_,
                                                    .slow_factor = parts.faults.slow_factor,
                                                    .plan = plan,
@@ -82,7 +81,8 @@ Trainer::Trainer(const RunSpec& spec, const TrainerParts& parts, const layout::P
   if (parts.val != nullptr)
     val_batches_.emplace(*parts.val, spec.seed, spec.model.context, spec.model.vocab,
                          spec.micro_batch, spec.global_batch());
-  gpt::initialize(parts.stream, inventory_, blocks_, spec.seed, shard_, engine_->working());
+  gpt::initialize(parts.machine.host_stream, inventory_, blocks_, spec.seed, shard_);
+  engine_->take_state();
 }
 
 RestoreRequest Trainer::restore_request() {
@@ -110,7 +110,7 @@ Result<std::optional<Restored>> Trainer::resume(const Accept& accept) {
 }
 
 Result<void> Trainer::adopt(const checkpoint::Manifest& manifest) {
-  engine_->fill_working();
+  engine_->take_state();
   updates_ = manifest.updates;
   first_ = manifest.step;
   tokens_before_ = manifest.tokens;
@@ -136,8 +136,7 @@ std::unique_ptr<Engine> Trainer::make_engine(layout::Plan plan,
                                               .spec = spec_,
                                               .inventory = inventory_,
                                               .blocks = blocks_,
-                                              .ops = parts_.ops,
-                                              .stream = parts_.stream,
+                                              .machine = parts_.machine,
                                               .shard = shard_,
                                               .slow_factor = parts_.faults.slow_factor,
                                               .plan = std::move(plan),

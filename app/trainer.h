@@ -37,8 +37,7 @@ struct RankFaults {
 /// What a rank brings to a run. References and pointers must outlive the Trainer.
 struct TrainerParts {
   comm::World& world;
-  kernels::Ops& ops;
-  device::CpuStream& stream;
+  kernels::Machine machine;
   const data::TokenSet& train;
   const data::TokenSet* val = nullptr;  // may be null
   bool (*stop)() = nullptr;             // asked once a step whether to leave after it; may be null

@@ -44,8 +44,8 @@ tl::unexpected<Error> Trainer::data_failure(const optim::CommitVote& total) cons
 
 Result<std::uint64_t> Trainer::digest() {
   const Phase phase(parts_.world, shard_.version.step, FlightPhase::digest, "digest");
-  optim::DigestSums sums =
-      optim::digest_sums(parts_.ops, parts_.stream, inventory_, blocks_, shard_);
+  optim::DigestSums sums = optim::digest_sums(parts_.machine.host_ops, parts_.machine.host_stream,
+                                              inventory_, blocks_, shard_);
   EW_TRY(comm::all_reduce_sum(parts_.world, group_, sums, "state digest", deadline()));
   return optim::state_digest(inventory_, sums);
 }

@@ -278,7 +278,7 @@ Result<void> Trainer::transform(const recover::Choice& choice) {
         3 * blocks_.block(refill.block).elems * static_cast<std::int64_t>(sizeof(float));
   }
   engine_ = make_engine(std::move(next.plan), std::move(missing));
-  engine_->fill_working();
+  engine_->take_state();
   if (checkpointer_) EW_TRY(remake_checkpointer(choice.durable));
   recovering_->lap(recover::Phase::promote, world.clock().now());
   return {};

@@ -44,13 +44,13 @@ Decoder::Decoder(kernels::Ops& ops, device::Stream& stream, const spec::ModelCon
       logits_V_(static_cast<std::size_t>(config.vocab)) {
   const std::int64_t N = std::min(kChunkTokens, config.context), C = config.hidden;
   for (std::int64_t block = 0; block < config.layers; ++block) {
-    keys_TC_.emplace_back(config.context, C, DType::f32);
-    values_TC_.emplace_back(config.context, C, DType::f32);
+    keys_TC_.emplace_back(stream.device(), config.context, C, DType::f32);
+    values_TC_.emplace_back(stream.device(), config.context, C, DType::f32);
   }
   for (layers::Activation* narrow : {&x_NC_, &narrow_NC_, &branch_NC_})
-    *narrow = layers::Activation(N, C, DType::f32);
-  qkv_N3C_ = layers::Activation::padded(N, 3 * C, DType::f32);
-  wide_N4C_ = layers::Activation::padded(N, 4 * C, DType::f32);
+    *narrow = layers::Activation(stream.device(), N, C, DType::f32);
+  qkv_N3C_ = layers::Activation::padded(stream.device(), N, 3 * C, DType::f32);
+  wide_N4C_ = layers::Activation::padded(stream.device(), N, 4 * C, DType::f32);
   mean_N_.resize(static_cast<std::size_t>(N));
   rstd_N_.resize(static_cast<std::size_t>(N));
 }

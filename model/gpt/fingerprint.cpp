@@ -40,9 +40,8 @@ std::vector<std::int32_t> random_tokens(std::int64_t count, std::int64_t vocab,
 
 }  // namespace
 
-Result<std::uint64_t> fingerprint(kernels::Ops& ops, device::CpuStream& stream,
-                                  const spec::ModelConfig& config, std::int64_t micro_batch,
-                                  DType storage) {
+Result<std::uint64_t> fingerprint(const kernels::Machine& machine, const spec::ModelConfig& config,
+                                  std::int64_t micro_batch, DType storage) {
   spec::ModelConfig shallow = config;
   shallow.layers = 1;
   const spec::Inventory inventory(shallow, storage);
@@ -51,12 +50,17 @@ Result<std::uint64_t> fingerprint(kernels::Ops& ops, device::CpuStream& stream,
   for (const spec::TensorSpec& tensor : inventory.tensors())
     storage_bytes.push_back(size_bytes(tensor.storage));
 
-  zero::TensorStore working(blocks, storage_bytes);
-  zero::GradSums sums(blocks, zero::SumMode::exact);
+  device::Device& device = machine.stream.device();
+  zero::TensorStore working(blocks, storage_bytes, device);
+  zero::GradSums sums(blocks, zero::SumMode::exact, std::vector<bool>(storage_bytes.size(), true),
+                      machine.arithmetic);
   zero::Shard shard(blocks, solo_plan(blocks), 0);
-  initialize(stream, inventory, blocks, kSeed, shard, working);
+  optim::OwnedState owned(blocks, shard, device);
+  initialize(machine.host_stream, inventory, blocks, kSeed, shard);
+  owned.load(machine.stream);
+  optim::store_weights(machine, inventory, blocks, shard, owned, working);
 
-  const layers::Context context{ops, stream, shallow, micro_batch, storage};
+  const layers::Context context{machine.ops, machine.stream, shallow, micro_batch, storage};
   const layers::Parameters parameters(inventory, working);
   layers::Gradients gradients(inventory, sums, 1, context.tokens());
   WholeModel model(context, inventory, parameters, gradients);
@@ -73,13 +77,14 @@ Result<std::uint64_t> fingerprint(kernels::Ops& ops, device::CpuStream& stream,
   optim::CommitVote vote;
   vote.tokens = context.tokens();
   add_losses(model.losses(), vote.loss);
-  optim::log_gradients(ops, stream, blocks, shard, sums, 1, vote);
+  optim::log_gradients(machine, blocks, shard, owned, sums, 1, vote);
   const optim::AdamWConfig adamw{.lr = {.schedule = optim::LrSchedule::constant, .peak = 1e-3}};
   const optim::CommitRecord record = optim::decide(vote, {Step{1}, Generation{0}}, 0, 0, adamw);
-  optim::apply(ops, stream, inventory, blocks, shard, {}, record, working);
+  optim::apply(machine, inventory, blocks, shard, owned, {}, record, working);
 
-  std::uint64_t hash =
-      optim::state_digest(inventory, optim::digest_sums(ops, stream, inventory, blocks, shard));
+  std::uint64_t hash = optim::state_digest(
+      inventory,
+      optim::digest_sums(machine.host_ops, machine.host_stream, inventory, blocks, shard));
   const std::span<const float> losses = model.losses();
   hash = hash_bytes(std::as_bytes(losses), hash);
   return hash_bytes(std::as_bytes(std::span(&record.grad_norm, 1)), hash);

@@ -60,15 +60,6 @@ void initial_values(const spec::TensorSpec& tensor, std::int64_t layers, std::ui
   }
 }
 
-void store_working(std::span<const float> master, DType storage, std::span<std::byte> working) {
-  if (storage == DType::f32) {
-    std::memcpy(working.data(), master.data(), master.size_bytes());
-    return;
-  }
-  auto* out = reinterpret_cast<bf16*>(working.data());
-  for (std::size_t i = 0; i < master.size(); ++i) out[i] = to_bf16(master[i]);
-}
-
 std::vector<std::int64_t> working_bytes(const spec::Inventory& inventory,
                                         const std::vector<bool>& held) {
   std::vector<std::int64_t> bytes;
@@ -80,8 +71,7 @@ std::vector<std::int64_t> working_bytes(const spec::Inventory& inventory,
 }
 
 void initialize(device::CpuStream& stream, const spec::Inventory& inventory,
-                const layout::BlockTable& blocks, std::uint64_t seed, zero::Shard& shard,
-                zero::TensorStore& working) {
+                const layout::BlockTable& blocks, std::uint64_t seed, zero::Shard& shard) {
   const auto owned = std::ssize(shard.owned());
   const std::int64_t layers = inventory.layers() - 2;
   stream.pool().run(owned + std::ssize(shard.backups()), [&](std::int64_t task) {
@@ -98,7 +88,6 @@ void initialize(device::CpuStream& stream, const spec::Inventory& inventory,
                          shard.master(mine).subspan(static_cast<std::size_t>(index - block.begin),
                                                     static_cast<std::size_t>(length)));
         });
-    if (!backup) store_working(shard.master(mine), tensor.storage, working.bytes(block));
   });
 }
 

@@ -8,7 +8,6 @@
 #include "model/spec/inventory.h"
 #include "parallel/device/stream.h"
 #include "parallel/zero/shard.h"
-#include "parallel/zero/store.h"
 
 namespace elaswave::gpt {
 
@@ -22,13 +21,8 @@ void initial_values(const spec::TensorSpec& tensor, std::int64_t layers, std::ui
 std::vector<std::int64_t> working_bytes(const spec::Inventory& inventory,
                                         const std::vector<bool>& held);
 
-/// Master weights of the shard's blocks, backups included, and working copies of the owned ones.
-/// Moments stay zero.
+/// Master weights of the shard's blocks, backups included. Moments stay zero.
 void initialize(device::CpuStream& stream, const spec::Inventory& inventory,
-                const layout::BlockTable& blocks, std::uint64_t seed, zero::Shard& shard,
-                zero::TensorStore& working);
-
-/// Stores master values in the storage type.
-void store_working(std::span<const float> master, DType storage, std::span<std::byte> working);
+                const layout::BlockTable& blocks, std::uint64_t seed, zero::Shard& shard);
 
 }  // namespace elaswave::gpt

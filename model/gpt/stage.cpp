@@ -62,7 +62,9 @@ Stage::Stage(const layers::Context& context, const spec::Inventory& inventory,
       parameters_(parameters),
       gradients_(gradients),
       hooks_(std::move(hooks)),
-      scratch_(context, kinds_of(chunks, inventory)) {
+      scratch_(context, kinds_of(chunks, inventory)),
+      ids_N_(context.device(), context.tokens()),
+      targets_N_(context.device(), context.tokens()) {
   EW_CHECK(context.tokens() >= context.slices(), "{} rows for {} slices", context.tokens(),
            context.slices());
   for (const StageChunk& chunk : chunks) add_chunk(chunk);
@@ -118,13 +120,13 @@ Stage::Chunk& Stage::find_chunk(std::int32_t number) {
 }
 
 Result<void> Stage::run(const Task& task) {
+  Chunk& chunk = find_chunk(task.action.chunk);
   layers::MicroBatch batch;
   if (task.action.op != Op::weight_gradient) {
     EW_ASSIGN(batch, hooks_.batch(task.action.micro_batch));
+    if (chunk.embedding || chunk.head) batch = on_device(batch);
   }
-  const Run run{task,
-                find_chunk(task.action.chunk),
-                {context_, inventory_, parameters_, gradients_, batch, scratch_}};
+  const Run run{task, chunk, {context_, inventory_, parameters_, gradients_, batch, scratch_}};
   switch (task.action.op) {
     case Op::forward:
       return forward(run);
@@ -137,6 +139,30 @@ Result<void> Stage::run(const Task& task) {
       return weight_gradients(run);
   }
   return {};
+}
+
+layers::MicroBatch Stage::on_device(layers::MicroBatch batch) {
+  const auto copy = [&](std::span<const std::int32_t> from, device::Array<std::int32_t>& to) {
+    const auto there = to.span().first(from.size());
+    context_.stream.copy(there.data(), from.data(), static_cast<std::int64_t>(from.size_bytes()));
+    return there;
+  };
+  batch.ids_N = copy(batch.ids_N, ids_N_);
+  batch.targets_N = copy(batch.targets_N, targets_N_);
+  return batch;
+}
+
+void Stage::keep_losses() {
+  if (untold_ == losses_.size())
+    losses_.emplace_back(context_.device(), scratch_.loss_N.size(), device::Space::host);
+  device::Array<float>& host_N = losses_[untold_++];
+  context_.stream.copy(host_N.span().data(), scratch_.loss_N.span().data(), host_N.size_bytes());
+}
+
+void Stage::tell_losses() {
+  context_.stream.synchronize();
+  for (std::size_t index = 0; index < untold_; ++index) hooks_.losses(losses_[index]);
+  untold_ = 0;
 }
 
 Result<void> Stage::forward(const Run& run) {
@@ -163,7 +189,7 @@ Result<void> Stage::forward(const Run& run) {
   EW_TRY(hooks_.ready(layer));
   EW_TRY(task.evaluate ? layers::head_forward(call, head_input(run, *head), *head)
                        : layers::head_forward_backward(call, head_input(run, *head), *head));
-  hooks_.losses(scratch_.loss_N);
+  keep_losses();
   return task.final_tied && !task.evaluate ? hooks_.done(layer, true) : Result<void>();
 }
 

@@ -22,9 +22,11 @@ namespace elaswave::gpt {
 /// Called before the working weights of a layer are read, in every action that reads them: returns
 /// when they are there.
 using LayerReady = std::function<Result<void>(std::int32_t layer)>;
-/// The samples of a micro-batch. What it points to stays until the next call.
+/// The samples of a micro-batch, in host memory. What it points to stays until the next call.
 using BatchSource = std::function<Result<layers::MicroBatch>(std::int32_t micro_batch)>;
-/// Token losses of a micro-batch in nats, out of F of the last chunk. On every slice.
+/// Token losses of a micro-batch in nats, out of F of the last chunk. On every slice. Told by
+/// tell_losses() in the order of the actions: they come from the device, and no action waits for
+/// it.
 using LossSink = std::function<void(std::span<const float> loss_N)>;
 
 struct StageHooks {
@@ -60,6 +62,10 @@ class Stage final : public pipeline::StageOps {
   /// takes no slots and uses slots 0 as it likes: REQUIRES that no micro-batch is between its
   /// forward and its backward then.
   Result<void> run(const pipeline::Task& task) override;
+  /// A pass begins: losses of one that was given up are forgotten.
+  void begin_pass() { untold_ = 0; }
+  /// Waits for the device and tells the losses of all actions since begin_pass().
+  void tell_losses();
 
   /// Of the matrices between chunks: own rows.
   pipeline::BoundaryShape boundary() const;
@@ -94,6 +100,8 @@ class Stage final : public pipeline::StageOps {
 
   void add_chunk(const StageChunk& chunk);
   Chunk& find_chunk(std::int32_t number);
+  layers::MicroBatch on_device(layers::MicroBatch batch);
+  void keep_losses();
   Result<void> forward(const Run& run);
   Result<void> forward_blocks(const Run& run, BlockPass pass, device::Mat out_NC);
   Result<void> recompute(const Run& run);
@@ -114,6 +122,9 @@ class Stage final : public pipeline::StageOps {
   layers::Gradients& gradients_;
   StageHooks hooks_;
   layers::LayerScratch scratch_;
+  device::Array<std::int32_t> ids_N_, targets_N_;  // of the action under way, on the device
+  std::vector<device::Array<float>> losses_;       // of the host; the first untold_ are in use
+  std::size_t untold_ = 0;
   std::vector<Chunk> chunks_;
   std::optional<layers::BlockStash> passing_;  // none where validation borrows a stash
 };

@@ -18,8 +18,8 @@ WholeModel::WholeModel(const layers::Context& context, const spec::Inventory& in
     : stage_(context, inventory, parameters, gradients, std::array{all_layers(inventory)},
              hooks()) {
   const pipeline::BoundaryShape shape = stage_.boundary();
-  x_NC_ = layers::Activation(shape.rows, shape.cols, shape.dtype);
-  dx_NC_ = layers::Activation(shape.rows, shape.cols, shape.dtype);
+  x_NC_ = layers::Activation(context.device(), shape.rows, shape.cols, shape.dtype);
+  dx_NC_ = layers::Activation(context.device(), shape.rows, shape.cols, shape.dtype);
 }
 
 StageHooks WholeModel::hooks() {
@@ -39,7 +39,9 @@ StageHooks WholeModel::hooks() {
 
 Result<void> WholeModel::run(const pipeline::Task& task, const Call& call) {
   call_ = call;
+  stage_.begin_pass();
   Result<void> result = stage_.run(task);
+  stage_.tell_losses();
   call_ = {};
   return result;
 }

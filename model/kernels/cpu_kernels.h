@@ -85,6 +85,7 @@ void residual_forward(const CpuContext&, const ElementwiseKernels&, const Residu
 void residual_backward(const CpuContext&, const ElementwiseKernels&, const ResidualBackward&);
 void adamw(const CpuContext&, const ElementwiseKernels&, std::span<const AdamW>);
 void mean_gradient(const CpuContext&, const ElementwiseKernels&, std::span<const MeanGradient>);
+void store_weights(const CpuContext&, std::span<const StoreWeights>);
 void sum_squares(const CpuContext&, const ElementwiseKernels&,
                  std::span<const std::span<const float>> ranges, std::span<double> out);
 void digest(const CpuContext&, const ElementwiseKernels&,

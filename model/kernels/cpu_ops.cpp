@@ -117,6 +117,9 @@ class CpuOps final : public Ops {
   void mean_gradient(Stream& stream, std::span<const MeanGradient> args) override {
     kernels::mean_gradient(context(stream), tables_.elementwise, args);
   }
+  void store_weights(Stream& stream, std::span<const StoreWeights> args) override {
+    kernels::store_weights(context(stream), args);
+  }
   void sum_squares(Stream& stream, std::span<const std::span<const float>> ranges,
                    std::span<double> out) override {
     kernels::sum_squares(context(stream), tables_.elementwise, ranges, out);

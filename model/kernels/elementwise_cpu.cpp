@@ -1,7 +1,9 @@
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <initializer_list>
 
+#include "io/base/bf16.h"
 #include "model/kernels/cpu_kernels.h"
 
 namespace elaswave::kernels {
@@ -238,6 +240,18 @@ void adamw(const CpuContext& context, const ElementwiseKernels& kernels,
     if (block.working != nullptr && block.working_dtype == DType::bf16)
       args.working_bf16 = reinterpret_cast<std::uint16_t*>(block.working);
     kernels.adamw(args, static_cast<std::int64_t>(size));
+  });
+}
+
+void store_weights(const CpuContext& context, std::span<const StoreWeights> blocks) {
+  run_pieces(context, std::ssize(blocks), 1, [&](std::int64_t index, std::int64_t) {
+    const StoreWeights& block = blocks[static_cast<std::size_t>(index)];
+    if (block.dtype == DType::f32) {
+      std::memcpy(block.stored, block.master.data(), block.master.size_bytes());
+      return;
+    }
+    auto* out = reinterpret_cast<bf16*>(block.stored);
+    for (std::size_t i = 0; i < block.master.size(); ++i) out[i] = to_bf16(block.master[i]);
   });
 }
 

@@ -34,7 +34,7 @@
 
 #include "io/base/error.h"
 #include "io/base/philox.h"
-#include "parallel/device/buffer.h"
+#include "parallel/device/arithmetic.h"
 #include "parallel/device/stream.h"
 
 namespace elaswave::kernels {
@@ -329,6 +329,13 @@ struct MeanGradient {
   std::span<float> mean;
 };
 
+/// stored[i] = master[i] rounded once to the storage type: working weights from master weights.
+struct StoreWeights {
+  std::span<const float> master;
+  std::byte* stored = nullptr;
+  DType dtype = DType::f32;
+};
+
 class Ops {
  public:
   virtual ~Ops() = default;
@@ -359,6 +366,7 @@ class Ops {
   // Optimizer state comes in blocks of at most 64 KiB: these take many at once, one task a block.
   virtual void adamw(Stream&, std::span<const AdamW> blocks) = 0;
   virtual void mean_gradient(Stream&, std::span<const MeanGradient> blocks) = 0;
+  virtual void store_weights(Stream&, std::span<const StoreWeights> blocks) = 0;
 
   /// Sum of squares in double, in an order fixed by the length alone. out[i] belongs to ranges[i].
   virtual void sum_squares(Stream&, std::span<const std::span<const float>> ranges,
@@ -372,5 +380,17 @@ class Ops {
   /// What its bits depend on: backend, instruction set, library versions.
   virtual std::string numeric_class() const = 0;
 };
+
+/// A rank's device, and its host, which keeps and updates state for others. On a CPU they are one.
+struct Machine {
+  Ops& ops;
+  Stream& stream;
+  device::Arithmetic& arithmetic;  // on `stream`
+  Ops& host_ops;
+  device::CpuStream& host_stream;
+};
+inline Machine host_machine(Ops& ops, device::CpuStream& stream) {
+  return {ops, stream, device::host_arithmetic(), ops, stream};
+}
 
 }  // namespace elaswave::kernels

@@ -8,21 +8,23 @@ namespace elaswave::layers {
 class Activation {
  public:
   Activation() = default;
-  Activation(std::int64_t rows, std::int64_t cols, DType dtype)
-      : Activation(rows, cols, cols, dtype) {}
+  Activation(device::Device& device, std::int64_t rows, std::int64_t cols, DType dtype)
+      : Activation(device, rows, cols, cols, dtype) {}
 
   /// For wide matrices that never leave the rank: rows a multiple of the page size long are kept
   /// apart by one cache line more, or they meet in the same few cache sets (products 7 % slower).
-  static Activation padded(std::int64_t rows, std::int64_t cols, DType dtype) {
-    return {rows, cols, cols * size_bytes(dtype) % 4096 == 0 ? cols + 16 : cols, dtype};
+  static Activation padded(device::Device& device, std::int64_t rows, std::int64_t cols,
+                           DType dtype) {
+    return {device, rows, cols, cols * size_bytes(dtype) % 4096 == 0 ? cols + 16 : cols, dtype};
   }
 
   device::Mat view() { return {memory_.data(), dtype_, rows_, cols_, stride_}; }
   std::int64_t memory_bytes() const { return memory_.size_bytes(); }
 
  private:
-  Activation(std::int64_t rows, std::int64_t cols, std::int64_t stride, DType dtype)
-      : memory_(rows * stride * size_bytes(dtype)),
+  Activation(device::Device& device, std::int64_t rows, std::int64_t cols, std::int64_t stride,
+             DType dtype)
+      : memory_(device, rows * stride * size_bytes(dtype)),
         rows_(rows),
         cols_(cols),
         stride_(stride),

@@ -206,24 +206,25 @@ Result<void> attention_weight_gradient(const Site& at, ConstMat dbranch_NC, Cons
 }  // namespace
 
 BlockStash::BlockStash(const Context& context, BlockInput input) {
+  device::Device& on = context.device();
   const std::int64_t N = context.tokens(), C = context.config.hidden, width = context.width();
   const std::int64_t rows = context.rows().count();
   const bool selective = context.recompute == Recompute::selective;
-  if (input == BlockInput::own) x_NC = Activation(rows, C, context.storage);
-  if (!selective) ln1_NC = Activation(rows, C, context.storage);
-  qkv_N3C = Activation::padded(N, 3 * width, context.storage);
-  attention_NC = Activation(N, width, context.storage);
-  mid_NC = Activation(rows, C, context.storage);
-  if (!selective) ln2_NC = Activation(rows, C, context.storage);
-  fc_N4C = Activation::padded(N, 4 * width, context.storage);
-  if (!selective) act_N4C = Activation::padded(N, 4 * width, context.storage);
-  for (std::vector<float>* statistic : {&mean1_N, &rstd1_N, &mean2_N, &rstd2_N})
-    statistic->resize(static_cast<std::size_t>(rows));
-  lse_NH.resize(static_cast<std::size_t>(N * context.heads()));
+  if (input == BlockInput::own) x_NC = Activation(on, rows, C, context.storage);
+  if (!selective) ln1_NC = Activation(on, rows, C, context.storage);
+  qkv_N3C = Activation::padded(on, N, 3 * width, context.storage);
+  attention_NC = Activation(on, N, width, context.storage);
+  mid_NC = Activation(on, rows, C, context.storage);
+  if (!selective) ln2_NC = Activation(on, rows, C, context.storage);
+  fc_N4C = Activation::padded(on, N, 4 * width, context.storage);
+  if (!selective) act_N4C = Activation::padded(on, N, 4 * width, context.storage);
+  for (device::Array<float>* statistic : {&mean1_N, &rstd1_N, &mean2_N, &rstd2_N})
+    *statistic = device::Array<float>(on, rows);
+  lse_NH = device::Array<float>(on, N * context.heads());
 }
 
 std::int64_t BlockStash::memory_bytes() const {
-  auto bytes = static_cast<std::int64_t>((4 * mean1_N.size() + lse_NH.size()) * sizeof(float));
+  std::int64_t bytes = 4 * mean1_N.size_bytes() + lse_NH.size_bytes();
   for (const Activation* activation :
        {&x_NC, &ln1_NC, &qkv_N3C, &attention_NC, &mid_NC, &ln2_NC, &fc_N4C, &act_N4C})
     bytes += activation->memory_bytes();
@@ -231,11 +232,12 @@ std::int64_t BlockStash::memory_bytes() const {
 }
 
 ProductGradients::ProductGradients(const Context& context) {
+  device::Device& on = context.device();
   const std::int64_t N = context.tokens(), C = context.config.hidden, width = context.width();
-  attn_proj_NC = Activation(N, C, context.storage);
-  qkv_N3C = Activation::padded(N, 3 * width, context.storage);
-  mlp_proj_NC = Activation(N, C, context.storage);
-  fc_N4C = Activation::padded(N, 4 * width, context.storage);
+  attn_proj_NC = Activation(on, N, C, context.storage);
+  qkv_N3C = Activation::padded(on, N, 3 * width, context.storage);
+  mlp_proj_NC = Activation(on, N, C, context.storage);
+  fc_N4C = Activation::padded(on, N, 4 * width, context.storage);
 }
 
 std::int64_t ProductGradients::memory_bytes() const {

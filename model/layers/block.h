@@ -1,8 +1,6 @@
 // One transformer block of GPT-2: x + proj(attention(ln_1(x))), then x + proj(gelu(fc(ln_2(x)))).
 #pragma once
 
-#include <vector>
-
 #include "model/layers/call.h"
 
 namespace elaswave::layers {
@@ -18,7 +16,7 @@ struct BlockStash {
   BlockStash(const Context& context, BlockInput input);
 
   Activation x_NC, ln1_NC, qkv_N3C, attention_NC, mid_NC, ln2_NC, fc_N4C, act_N4C;
-  std::vector<float> mean1_N, rstd1_N, mean2_N, rstd2_N, lse_NH;
+  device::Array<float> mean1_N, rstd1_N, mean2_N, rstd2_N, lse_NH;
 
   std::int64_t memory_bytes() const;
 };

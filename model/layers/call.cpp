@@ -13,33 +13,33 @@ SlicedHeadScratch::SlicedHeadScratch(const Context& context) {
       spec::sliced_head(spec::StashShape(context.config, context.micro_batch, context.slices()),
                         kernels::kLossChunkTokens);
   const std::int64_t tokens = shape.logits.rows;
-  logits_NV = Activation(tokens, shape.logits.cols, DType::f32);
-  stats_N.resize(static_cast<std::size_t>(tokens));
-  total_N.resize(stats_N.size());
-  stats_SN.resize(stats_N.size() * static_cast<std::size_t>(context.slices()));
+  device::Device& on = context.device();
+  logits_NV = Activation(on, tokens, shape.logits.cols, DType::f32);
+  stats_N = device::Array<kernels::LogitStats>(on, tokens);
+  total_N = device::Array<kernels::LogitStats>(on, tokens);
+  stats_SN = device::Array<kernels::LogitStats>(on, tokens * context.slices());
 }
 
 std::int64_t SlicedHeadScratch::memory_bytes() const {
-  return logits_NV.memory_bytes() +
-         static_cast<std::int64_t>((stats_N.size() + stats_SN.size() + total_N.size()) *
-                                   sizeof(kernels::LogitStats));
+  return logits_NV.memory_bytes() + stats_N.size_bytes() + stats_SN.size_bytes() +
+         total_N.size_bytes();
 }
 
 LayerScratch::LayerScratch(const Context& context, const LayerKinds& kinds) {
+  device::Device& on = context.device();
   const std::int64_t N = context.tokens(), C = context.config.hidden, width = context.width();
   if (kinds.blocks || kinds.head || context.slices() > 1)
-    branch_NC = Activation(N, C, context.storage);
-  if (kinds.blocks || kinds.head) norm_NC = Activation(N, C, context.storage);
-  if (kinds.blocks) wide_N4C = Activation::padded(N, 4 * width, context.storage);
+    branch_NC = Activation(on, N, C, context.storage);
+  if (kinds.blocks || kinds.head) norm_NC = Activation(on, N, C, context.storage);
+  if (kinds.blocks) wide_N4C = Activation::padded(on, N, 4 * width, context.storage);
   if (kinds.blocks && context.recompute == Recompute::selective)
-    act_N4C = Activation::padded(N, 4 * width, context.storage);
-  if (kinds.head) loss_N.resize(static_cast<std::size_t>(N));
+    act_N4C = Activation::padded(on, N, 4 * width, context.storage);
+  if (kinds.head) loss_N = device::Array<float>(on, N);
   if (kinds.head && context.slices() > 1) sliced_head = SlicedHeadScratch(context);
 }
 
 std::int64_t LayerScratch::memory_bytes() const {
-  std::int64_t bytes =
-      sliced_head.memory_bytes() + static_cast<std::int64_t>(loss_N.size() * sizeof(float));
+  std::int64_t bytes = sliced_head.memory_bytes() + loss_N.size_bytes();
   for (const Activation* activation : {&branch_NC, &norm_NC, &wide_N4C, &act_N4C})
     bytes += activation->memory_bytes();
   return bytes;

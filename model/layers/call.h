@@ -3,7 +3,6 @@
 #pragma once
 
 #include <string_view>
-#include <vector>
 
 #include "model/layers/activation.h"
 #include "model/layers/context.h"
@@ -23,7 +22,7 @@ struct SlicedHeadScratch {
   explicit SlicedHeadScratch(const Context& context);
 
   Activation logits_NV;  // f32
-  std::vector<kernels::LogitStats> stats_N, stats_SN, total_N;
+  device::Array<kernels::LogitStats> stats_N, stats_SN, total_N;
 
   std::int64_t memory_bytes() const;
 };
@@ -34,11 +33,11 @@ struct LayerScratch {
   LayerScratch(const Context& context, const LayerKinds& kinds);
 
   // All N rows, also on a slice.
-  Activation branch_NC;       // what a product adds to the residual stream, and its gradient
-  Activation norm_NC;         // rows out of a norm, and their gradient
-  Activation wide_N4C;        // gradient inside the MLP; of qkv, as an N x 3C matrix
-  Activation act_N4C;         // where forward does not keep it
-  std::vector<float> loss_N;  // in nats
+  Activation branch_NC;         // what a product adds to the residual stream, and its gradient
+  Activation norm_NC;           // rows out of a norm, and their gradient
+  Activation wide_N4C;          // gradient inside the MLP; of qkv, as an N x 3C matrix
+  Activation act_N4C;           // where forward does not keep it
+  device::Array<float> loss_N;  // in nats
   SlicedHeadScratch sliced_head;
 
   std::int64_t memory_bytes() const;

@@ -27,6 +27,7 @@ struct Context {
   Recompute recompute = Recompute::none;
   comm::SliceGroup* slice_group = nullptr;  // null: one slice
 
+  device::Device& device() const { return stream.device(); }
   std::int64_t tokens() const { return micro_batch * config.context; }  // N
   int slices() const { return slice_group == nullptr ? 1 : slice_group->slices(); }
   int slice() const { return slice_group == nullptr ? 0 : slice_group->slice(); }
@@ -44,6 +45,7 @@ struct MicroBatch {
   std::uint64_t seed = 0;
   Step step{};
   std::span<const std::int64_t> positions_B;  // of the samples in the run's sample order
+  // Of the host; what layers are given has them on the device.
   std::span<const std::int32_t> ids_N;
   std::span<const std::int32_t> targets_N;
   float dropout = 0;  // rate; 0 in validation

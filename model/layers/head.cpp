@@ -37,10 +37,10 @@ Result<void> sliced_loss(const LayerCall& call, device::ConstMat ln_NC, kernels:
     const std::int64_t tokens = std::min(kernels::kLossChunkTokens, N - first);
     const auto offset = static_cast<std::size_t>(first), count = static_cast<std::size_t>(tokens);
     const auto targets_N = call.batch.targets_N.subspan(offset, count);
-    const std::span stats_N = std::span(scratch.stats_N).first(count);
+    const std::span stats_N = scratch.stats_N.span().first(count);
     const std::span stats_SN =
-        std::span(scratch.stats_SN).first(count * static_cast<std::size_t>(context.slices()));
-    const std::span total_N = std::span(scratch.total_N).first(count);
+        scratch.stats_SN.span().first(count * static_cast<std::size_t>(context.slices()));
+    const std::span total_N = scratch.total_N.span().first(count);
     const device::ConstMat x_NC = ln_NC.rows_from(first, tokens);
     const device::Mat logits_NV =
         scratch.logits_NV.view().rows_from(0, tokens).cols_from(0, w_VC.rows);
@@ -56,7 +56,7 @@ Result<void> sliced_loss(const LayerCall& call, device::ConstMat ln_NC, kernels:
     context.ops.head_combine(context.stream,
                              {.stats_SN = stats_SN,
                               .total_N = total_N,
-                              .loss_N = std::span(call.scratch.loss_N).subspan(offset, count)});
+                              .loss_N = call.scratch.loss_N.span().subspan(offset, count)});
     if (dw_VC == nullptr) continue;
     context.ops.head_gradient(context.stream,
                               {.logits_NV = logits_NV,
@@ -76,16 +76,16 @@ Result<void> sliced_loss(const LayerCall& call, device::ConstMat ln_NC, kernels:
 }  // namespace
 
 HeadStash::HeadStash(const Context& context, HeadInput input)
-    : dln_NC(context.rows().count(), context.config.hidden, context.storage),
-      mean_N(static_cast<std::size_t>(context.rows().count())),
-      rstd_N(mean_N.size()) {
+    : dln_NC(context.device(), context.rows().count(), context.config.hidden, context.storage),
+      mean_N(context.device(), context.rows().count()),
+      rstd_N(context.device(), context.rows().count()) {
   if (input == HeadInput::own)
-    x_NC = Activation(context.rows().count(), context.config.hidden, context.storage);
+    x_NC = Activation(context.device(), context.rows().count(), context.config.hidden,
+                      context.storage);
 }
 
 std::int64_t HeadStash::memory_bytes() const {
-  return x_NC.memory_bytes() + dln_NC.memory_bytes() +
-         static_cast<std::int64_t>(2 * mean_N.size() * sizeof(float));
+  return x_NC.memory_bytes() + dln_NC.memory_bytes() + 2 * mean_N.size_bytes();
 }
 
 Result<void> head_forward(const LayerCall& call, device::ConstMat x_NC, HeadStash& stash) {

@@ -1,8 +1,6 @@
 // Final norm, tied head and loss: the last layer.
 #pragma once
 
-#include <vector>
-
 #include "model/layers/call.h"
 
 namespace elaswave::layers {
@@ -18,7 +16,7 @@ struct HeadStash {
 
   Activation x_NC;  // own rows; empty where the input is the boundary's
   Activation dln_NC;
-  std::vector<float> mean_N, rstd_N;
+  device::Array<float> mean_N, rstd_N;
 
   std::int64_t memory_bytes() const;
 };

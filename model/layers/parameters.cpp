@@ -21,7 +21,7 @@ Gradients::Gradients(const spec::Inventory& inventory, zero::GradSums& sums,
     : inventory_(inventory),
       sums_(sums),
       slice_(slice),
-      flags_(std::make_unique<kernels::RangeFlag[]>(inventory.tensors().size())) {
+      flags_(sums.arithmetic().device(), std::ssize(inventory.tensors()), device::Space::host) {
   for (std::int32_t tensor = 0; tensor < static_cast<std::int32_t>(inventory.tensors().size());
        ++tensor)
     limits_.push_back(addend_limit(micro_batches, contributions(inventory, tensor, tokens)));
@@ -37,21 +37,21 @@ kernels::GradSink Gradients::sink(std::int32_t tensor) {
   sink.elems = inventory_.part(part).elems();
   sink.overwrite = sums_.first_touch(part);
   sink.limit = limits_[static_cast<std::size_t>(tensor)];
-  sink.flag = &flags_[static_cast<std::size_t>(tensor)];
+  sink.flag = &flags_.span()[static_cast<std::size_t>(tensor)];
   return sink;
 }
 
 std::vector<std::string> Gradients::bad_tensors() const {
   std::vector<std::string> names;
   for (std::size_t tensor = 0; tensor < limits_.size(); ++tensor)
-    if (flags_[tensor].bad.load(std::memory_order_relaxed) != 0)
+    if (flags_.span()[tensor].bad.load(std::memory_order_relaxed) != 0)
       names.push_back(inventory_.tensors()[tensor].name);
   return names;
 }
 
 void Gradients::clear_flags() {
   for (std::size_t tensor = 0; tensor < limits_.size(); ++tensor)
-    flags_[tensor].bad.store(0, std::memory_order_relaxed);
+    flags_.span()[tensor].bad.store(0, std::memory_order_relaxed);
 }
 
 float addend_limit(std::int64_t micro_batches, std::int64_t contributions) {

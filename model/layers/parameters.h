@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -38,7 +37,8 @@ class Gradients {
             std::int64_t tokens, std::int32_t slice = 0);
 
   kernels::GradSink sink(std::int32_t tensor);
-  /// Names of tensors with a non-finite or out-of-range addend since clear_flags().
+  /// Names of tensors with a non-finite or out-of-range addend since clear_flags(). REQUIRES, as
+  /// clear_flags(): the device has come to the end of what adds to the sums.
   std::vector<std::string> bad_tensors() const;
   void clear_flags();
 
@@ -47,7 +47,7 @@ class Gradients {
   zero::GradSums& sums_;
   std::int32_t slice_;
   std::vector<float> limits_;
-  std::unique_ptr<kernels::RangeFlag[]> flags_;
+  device::Array<kernels::RangeFlag> flags_;
 };
 
 /// |g| must stay below this for one addend, so that `micro_batches * contributions` of them fit 63

@@ -1,11 +1,8 @@
 #include "parallel/comm/slice_group.h"
 
 #include <algorithm>
-#include <cstring>
-#include <type_traits>
 #include <utility>
 
-#include "io/base/bf16.h"
 #include "io/base/mutant.h"
 
 namespace elaswave::comm {
@@ -13,9 +10,6 @@ namespace {
 
 using device::ConstMat;
 using device::Mat;
-
-// Columns summed at a time: the running sums of one block stay in the nearest cache.
-constexpr std::int64_t kSumBlock = 512;
 
 /// The rows of a matrix as they travel, one after another without gaps: one piece where they
 /// already lie so, else a piece per row.
@@ -28,12 +22,6 @@ std::vector<std::span<Byte>> pieces_of(const device::MatView<Byte>& rows) {
   pieces.reserve(static_cast<std::size_t>(rows.rows));
   for (std::int64_t r = 0; r < rows.rows; ++r) pieces.emplace_back(rows.row(r), row_bytes);
   return pieces;
-}
-
-void copy_rows(const ConstMat& from, const Mat& to) {
-  if (from.data == to.data && (from.stride == to.stride || from.rows <= 1)) return;
-  const auto row_bytes = static_cast<std::size_t>(from.cols * size_bytes(from.dtype));
-  for (std::int64_t r = 0; r < from.rows; ++r) std::memcpy(to.row(r), from.row(r), row_bytes);
 }
 
 /// One direct exchange. Each pair of slices whose message would be empty sends none: both ends know
@@ -61,33 +49,14 @@ class Exchange {
   std::vector<Work> works_;
 };
 
-template <typename Out>
-void store(const float* sums, std::int64_t count, Out* out) {
-  for (std::int64_t c = 0; c < count; ++c) {
-    if constexpr (std::is_same_v<Out, bf16>)
-      out[c] = to_bf16(sums[c]);
-    else
-      out[c] = sums[c];
-  }
-}
-
-/// out[c] = ((addends[0][c] + addends[1][c]) + ...), rounded once to Out. An addend may be `out`.
-template <typename Out>
-void sum_row(std::span<const float* const> addends, std::int64_t cols, Out* out) {
-  float sums[kSumBlock];
-  for (std::int64_t begin = 0; begin < cols; begin += kSumBlock) {
-    const std::int64_t count = std::min(kSumBlock, cols - begin);
-    std::copy_n(addends[0] + begin, count, sums);
-    for (const float* addend : addends.subspan(1))
-      for (std::int64_t c = 0; c < count; ++c) sums[c] += addend[begin + c];
-    store(sums, count, out + begin);
-  }
-}
-
 }  // namespace
 
-SliceGroup::SliceGroup(World& world, std::vector<int> world_ranks, Nanoseconds timeout)
-    : world_(world), world_ranks_(std::move(world_ranks)), timeout_(timeout) {
+SliceGroup::SliceGroup(World& world, std::vector<int> world_ranks, Nanoseconds timeout,
+                       device::Arithmetic& arithmetic)
+    : world_(world),
+      arithmetic_(arithmetic),
+      world_ranks_(std::move(world_ranks)),
+      timeout_(timeout) {
   const auto found = std::find(world_ranks_.begin(), world_ranks_.end(), world.world_rank());
   EW_CHECK(found != world_ranks_.end(), "rank {} makes a slice group it is not in",
            world.world_rank());
@@ -111,7 +80,7 @@ Result<void> SliceGroup::gather_rows(ConstMat mine, Mat all, std::string_view op
   }
   for (int distance = 1; distance < slices() && mine.elems() > 0; ++distance)
     exchange.send(rank_of((slice_ + distance) % slices()), pieces_of(mine));
-  copy_rows(mine, rows_of(slice_));
+  arithmetic_.copy_rows(mine, rows_of(slice_));
   return exchange.finish();
 }
 
@@ -120,13 +89,14 @@ Result<void> SliceGroup::scatter_sum(ConstMat partial, Mat mine, std::string_vie
   EW_CHECK(mine.cols == partial.cols && mine.rows == rows(partial.rows).count(),
            "slice {} of {} takes {} x {} of {} x {}", slice_, slices(), mine.rows, mine.cols,
            partial.rows, partial.cols);
-  const auto count = static_cast<std::size_t>(mine.elems());
-  const std::size_t staged = count * static_cast<std::size_t>(slices() - 1);
-  if (staging_.size() < staged) staging_.resize(staged);
+  const std::int64_t count = mine.elems();
+  if (staging_.size() < count * (slices() - 1))
+    staging_ = device::Array<float>(arithmetic_.device(), count * (slices() - 1));
   // The peers' rows in slice order, this slice's left out.
   auto theirs = [&](int slice) {
     const auto place = static_cast<std::size_t>(slice < slice_ ? slice : slice - 1);
-    return std::span(staging_).subspan(place * count, count);
+    return staging_.span().subspan(place * static_cast<std::size_t>(count),
+                                   static_cast<std::size_t>(count));
   };
   Exchange exchange(world_, operation, timeout_);
   for (int distance = 1; distance < slices() && count > 0; ++distance) {
@@ -141,20 +111,15 @@ Result<void> SliceGroup::scatter_sum(ConstMat partial, Mat mine, std::string_vie
   }
   EW_TRY(exchange.finish());
 
-  std::vector<const float*> addends(static_cast<std::size_t>(slices()));
-  for (std::int64_t r = 0; r < mine.rows; ++r) {
-    for (int slice = 0; slice < slices(); ++slice)
-      addends[static_cast<std::size_t>(mutant(Mutant::slices_in_arrival_order)
-                                           ? (slice - slice_ + slices()) % slices()
-                                           : slice)] =
-          slice == slice_
-              ? reinterpret_cast<const float*>(partial.row(rows(partial.rows).begin + r))
-              : theirs(slice).data() + r * mine.cols;
-    if (mine.dtype == DType::f32)
-      sum_row(addends, mine.cols, reinterpret_cast<float*>(mine.row(r)));
-    else
-      sum_row(addends, mine.cols, reinterpret_cast<bf16*>(mine.row(r)));
+  if (count == 0) return {};
+  std::vector<ConstMat> addends;
+  for (int step = 0; step < slices(); ++step) {
+    const int slice = mutant(Mutant::slices_in_arrival_order) ? (step + slice_) % slices() : step;
+    const RowRange own = rows(partial.rows);
+    addends.push_back(slice == slice_ ? partial.rows_from(own.begin, own.count())
+                                      : ConstMat(device::mat(theirs(slice), mine.rows, mine.cols)));
   }
+  arithmetic_.sum_rows(addends, mine);
   return {};
 }
 
@@ -174,7 +139,7 @@ Result<void> SliceGroup::gather(std::span<const std::byte> in, std::span<std::by
   for (int distance = 1; distance < slices(); ++distance)
     exchange.send(rank_of((slice_ + distance) % slices()), {in});
   // `in` may be this slice's row already.
-  if (in.data() != row(slice_).data()) std::memcpy(row(slice_).data(), in.data(), in.size());
+  if (in.data() != row(slice_).data()) arithmetic_.copy(in, row(slice_));
   return exchange.finish();
 }
 

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "parallel/comm/world.h"
-#include "parallel/device/buffer.h"
+#include "parallel/device/arithmetic.h"
 
 namespace elaswave::comm {
 
@@ -29,8 +29,10 @@ constexpr RowRange rows_of_slice(std::int64_t rows, int slice, int slices) {
 /// with equal shapes; errors are those of World::wait().
 class SliceGroup {
  public:
-  /// `world_ranks` in slice order; this rank is one of them.
-  SliceGroup(World& world, std::vector<int> world_ranks, Nanoseconds timeout);
+  /// `world_ranks` in slice order; this rank is one of them. Activations are memory of the
+  /// arithmetic's device.
+  SliceGroup(World& world, std::vector<int> world_ranks, Nanoseconds timeout,
+             device::Arithmetic& arithmetic = device::host_arithmetic());
 
   int slices() const { return static_cast<int>(world_ranks_.size()); }
   int slice() const { return slice_; }
@@ -51,10 +53,11 @@ class SliceGroup {
   int rank_of(int slice) const { return world_ranks_[static_cast<std::size_t>(slice)]; }
 
   World& world_;
+  device::Arithmetic& arithmetic_;
   std::vector<int> world_ranks_;
   int slice_ = 0;
   Nanoseconds timeout_;
-  std::vector<float> staging_;  // peers' partial rows; as large as was ever needed
+  device::Array<float> staging_;  // peers' partial rows; as large as was ever needed
 };
 
 }  // namespace elaswave::comm

@@ -58,6 +58,27 @@ class Buffer {
   std::int64_t bytes_ = 0;
 };
 
+/// A buffer as elements of one type.
+template <typename T>
+class Array {
+ public:
+  Array() = default;
+  Array(Device& device, std::int64_t count, Space space = Space::device)
+      : buffer_(device, count * static_cast<std::int64_t>(sizeof(T)), space) {}
+
+  std::span<T> span() { return buffer_.as<T>(); }
+  std::span<const T> span() const { return buffer_.as<T>(); }
+  operator std::span<T>() { return span(); }  // NOLINT(google-explicit-constructor): as std::vector
+  operator std::span<const T>() const {       // NOLINT(google-explicit-constructor)
+    return span();
+  }
+  std::int64_t size() const { return std::ssize(span()); }
+  std::int64_t size_bytes() const { return buffer_.size_bytes(); }
+
+ private:
+  Buffer buffer_;
+};
+
 /// rows x cols elements of `dtype`, rows `stride` elements apart.
 template <typename Byte>
 struct MatView {

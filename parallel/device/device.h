@@ -41,6 +41,9 @@ class Device {
   virtual void free(Space space, std::byte* memory) noexcept = 0;
   /// May host code read and write memory of Space::device?
   virtual bool host_reads() const = 0;
+  /// Is this memory of Space::device that host code must not touch? Any part of an allocation will
+  /// do.
+  virtual bool hides(const void* memory) const = 0;
   /// For people: "NVIDIA H200, 132 SMs", "host".
   virtual std::string name() const = 0;
 };

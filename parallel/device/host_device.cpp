@@ -16,6 +16,7 @@ class HostDevice final : public Device {
   }
   void free(Space, std::byte* memory) noexcept override { FreeMemory()(memory); }
   bool host_reads() const override { return true; }
+  bool hides(const void*) const override { return false; }
   std::string name() const override { return "host"; }
 };
 

@@ -15,7 +15,9 @@ bool needs_gradient(Op op) {
 }  // namespace
 
 Executor::Executor(const ExecutorParts& parts, std::int32_t boundaries)
-    : parts_(parts), memory_(boundaries * parts.shape.size_bytes()), boundaries_(boundaries) {
+    : parts_(parts),
+      memory_(parts.device, boundaries * parts.shape.size_bytes()),
+      boundaries_(boundaries) {
   for (std::int32_t index = boundaries; index-- > 0;) free_.push_back(index);
 }
 

@@ -21,6 +21,7 @@ struct ExecutorParts {
   StageOps& ops;
   BoundaryShape shape;  // of this rank's slice
   Nanoseconds timeout = 0;
+  device::Device& device = device::host_device();  // that the stage works on
   /// Called after every action; lets other traffic move. Must not block.
   std::function<Result<void>()> between;
 };

@@ -9,12 +9,17 @@ namespace elaswave::zero {
 namespace {
 
 template <typename T>
-void add_in(std::span<const std::byte> in, std::span<std::byte> inout, bool rounded = false) {
-  const auto* from = reinterpret_cast<const T*>(in.data());
-  auto* to = reinterpret_cast<T*>(inout.data());
-  for (std::size_t i = 0; i < inout.size() / sizeof(T); ++i) to[i] += from[i];
-  for (std::size_t i = 0; rounded && i < inout.size() / sizeof(T); ++i)
-    to[i] = static_cast<T>(static_cast<float>(to[i]));
+void add_in(device::Arithmetic& arithmetic, std::span<const std::byte> from,
+            std::span<std::byte> into) {
+  const std::size_t count = into.size() / sizeof(T);
+  arithmetic.add(std::span(reinterpret_cast<T*>(into.data()), count),
+                 std::span(reinterpret_cast<const T*>(from.data()), count));
+}
+
+/// What a mutant does to sums; only in host memory.
+void round_to_f32(std::span<std::byte> sums) {
+  const std::span all(reinterpret_cast<std::int64_t*>(sums.data()), sums.size() / 8);
+  for (std::int64_t& sum : all) sum = static_cast<std::int64_t>(static_cast<float>(sum));
 }
 
 }  // namespace
@@ -34,7 +39,7 @@ Reducer::Reducer(comm::World& world, const ExchangeMap& exchange, const layout::
       largest = std::max(largest, before + bytes);
       before = bytes;
     }
-    peer.buffer = device::Buffer(largest);
+    peer.buffer = device::Buffer(sums.arithmetic().device(), largest);
     peers_.push_back(std::move(peer));
   }
 }
@@ -139,11 +144,11 @@ void Reducer::add(Incoming& incoming) {
        exchange_.unit(incoming.unit).owned[static_cast<std::size_t>(self)]) {
     const std::span<std::byte> sums = sums_.bytes(blocks_.block(block));
     if (sums_.mode() == SumMode::exact)
-      add_in<std::int64_t>(
-          rest.first(sums.size()), sums,
-          mutant(Mutant::tied_sums_in_f32) && exchange_.unit(incoming.unit).tied_layer >= 0);
+      add_in<std::int64_t>(sums_.arithmetic(), rest.first(sums.size()), sums);
     else
-      add_in<float>(rest.first(sums.size()), sums);
+      add_in<float>(sums_.arithmetic(), rest.first(sums.size()), sums);
+    if (mutant(Mutant::tied_sums_in_f32) && exchange_.unit(incoming.unit).tied_layer >= 0)
+      round_to_f32(sums);
     rest = rest.subspan(sums.size());
   }
   std::int32_t& next = progress_of(incoming.unit).next_member;

@@ -1,7 +1,5 @@
 #include "parallel/zero/store.h"
 
-#include <cstring>
-
 #include "io/base/error.h"
 
 namespace elaswave::zero {
@@ -20,7 +18,8 @@ std::vector<std::int64_t> sum_bytes(const std::vector<bool>& held, SumMode mode)
 
 }  // namespace
 
-TensorStore::TensorStore(const layout::BlockTable& blocks, std::span<const std::int64_t> elem_bytes)
+TensorStore::TensorStore(const layout::BlockTable& blocks, std::span<const std::int64_t> elem_bytes,
+                         device::Device& device)
     : elem_bytes_(elem_bytes.begin(), elem_bytes.end()) {
   EW_CHECK(std::ssize(elem_bytes_) == blocks.parts(), "{} element sizes for {} parts",
            elem_bytes_.size(), blocks.parts());
@@ -29,7 +28,7 @@ TensorStore::TensorStore(const layout::BlockTable& blocks, std::span<const std::
     offset_bytes_.push_back(bytes);
     bytes += round_up(blocks.part(index).elems * elem_bytes_[static_cast<std::size_t>(index)], 64);
   }
-  memory_ = device::Buffer(bytes);
+  memory_ = device::Buffer(device, bytes);
 }
 
 std::byte* TensorStore::part(std::int32_t index) {
@@ -45,10 +44,12 @@ std::span<std::byte> TensorStore::bytes(const layout::Block& block) {
 GradSums::GradSums(const layout::BlockTable& blocks, SumMode mode)
     : GradSums(blocks, mode, std::vector<bool>(static_cast<std::size_t>(blocks.parts()), true)) {}
 
-GradSums::GradSums(const layout::BlockTable& blocks, SumMode mode, const std::vector<bool>& held)
+GradSums::GradSums(const layout::BlockTable& blocks, SumMode mode, const std::vector<bool>& held,
+                   device::Arithmetic& arithmetic)
     : mode_(mode),
       touched_(static_cast<std::size_t>(blocks.parts()), 0),
-      store_(blocks, sum_bytes(held, mode)) {
+      arithmetic_(&arithmetic),
+      store_(blocks, sum_bytes(held, mode), arithmetic.device()) {
   for (std::int32_t index = 0; index < blocks.parts(); ++index)
     elems_.push_back(blocks.part(index).elems);
 }
@@ -66,8 +67,8 @@ bool GradSums::first_touch(std::int32_t part) {
 
 void GradSums::settle(std::int32_t part) {
   if (!first_touch(part)) return;
-  std::memset(data(part), 0,
-              static_cast<std::size_t>(elems_[static_cast<std::size_t>(part)] * sum_bytes(mode_)));
+  const std::int64_t bytes = elems_[static_cast<std::size_t>(part)] * sum_bytes(mode_);
+  arithmetic_->zero({data(part), static_cast<std::size_t>(bytes)});
 }
 
 }  // namespace elaswave::zero

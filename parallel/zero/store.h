@@ -1,13 +1,13 @@
-// Memory of this rank for the parts it works with: working weights, and gradient sums. One
-// allocation each, made before step 0. Blocks are addressed by (part, begin), so any block can be
-// sent from and received into its place.
+// Memory of this rank, on the host or a device, for the parts it works with: working weights, and
+// gradient sums. One allocation each, made before step 0. Blocks are addressed by (part, begin), so
+// any block can be sent from and received into its place.
 #pragma once
 
 #include <cstdint>
 #include <span>
 #include <vector>
 
-#include "parallel/device/buffer.h"
+#include "parallel/device/arithmetic.h"
 #include "parallel/layout/blocks.h"
 
 namespace elaswave::zero {
@@ -16,7 +16,8 @@ namespace elaswave::zero {
 class TensorStore {
  public:
   /// `elem_bytes[p]` is the size of one element of part p; 0: the rank does not hold it.
-  TensorStore(const layout::BlockTable& blocks, std::span<const std::int64_t> elem_bytes);
+  TensorStore(const layout::BlockTable& blocks, std::span<const std::int64_t> elem_bytes,
+              device::Device& device = device::host_device());
 
   bool holds(std::int32_t part) const { return elem_bytes_[static_cast<std::size_t>(part)] > 0; }
   /// REQUIRES: the part is held.
@@ -36,8 +37,11 @@ class GradSums {
  public:
   /// Of every part, or of the parts with held[part] alone (exchange.h, held_parts).
   GradSums(const layout::BlockTable& blocks, SumMode mode);
-  GradSums(const layout::BlockTable& blocks, SumMode mode, const std::vector<bool>& held);
+  GradSums(const layout::BlockTable& blocks, SumMode mode, const std::vector<bool>& held,
+           device::Arithmetic& arithmetic = device::host_arithmetic());
 
+  /// On the device that the sums are on.
+  device::Arithmetic& arithmetic() { return *arithmetic_; }
   SumMode mode() const { return mode_; }
   /// Forgets the sums. Nothing is cleared: the first addend of each part overwrites.
   void begin_step();
@@ -54,6 +58,7 @@ class GradSums {
   SumMode mode_;
   std::vector<std::int64_t> elems_;
   std::vector<char> touched_;
+  device::Arithmetic* arithmetic_;
   TensorStore store_;
 };
 

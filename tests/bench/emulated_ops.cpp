@@ -91,6 +91,9 @@ class EmulatedOps final : public Ops {
   void mean_gradient(Stream& stream, std::span<const MeanGradient> blocks) override {
     real_->mean_gradient(stream, blocks);
   }
+  void store_weights(Stream& stream, std::span<const StoreWeights> blocks) override {
+    real_->store_weights(stream, blocks);
+  }
   void sum_squares(Stream& stream, std::span<const std::span<const float>> ranges,
                    std::span<double> out) override {
     real_->sum_squares(stream, ranges, out);

@@ -87,7 +87,7 @@ int run(const std::vector<std::int64_t>& numbers, const std::string& preset) {
     spec = app::resolve(config).value();
     sides.push_back({mode,
                      app::Trainer::create(
-                         spec, {.world = *world, .ops = *ops, .stream = stream, .train = tokens})
+                         spec, {.world = *world, .machine = kernels::host_machine(*ops, stream), .train = tokens})
                          .value(),
                      {}});
   }

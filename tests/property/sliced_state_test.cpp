@@ -19,6 +19,7 @@
 #include "model/gpt/init.h"
 #include "model/kernels/cpu_ops.h"
 #include "model/optim/digest.h"
+#include "model/optim/update.h"
 #include "parallel/comm/simulation.h"
 #include "parallel/zero/exchange.h"
 #include "tests/support/fake_file_system.h"
@@ -191,8 +192,10 @@ TEST_F(SlicedState, InitialValuesAreThoseOfTheWholeTensors) {
       for (std::int32_t rank = 0; rank < world.size(); ++rank) {
         const auto held = zero::held_parts(world.plan(), world.blocks(), rank);
         zero::TensorStore working(world.blocks(), gpt::working_bytes(world.inventory(), held));
-        gpt::initialize(stream_, world.inventory(), world.blocks(), kSeed, world.shard(rank),
-                        working);
+        gpt::initialize(stream_, world.inventory(), world.blocks(), kSeed, world.shard(rank));
+        optim::OwnedState state(world.blocks(), world.shard(rank), stream_.device());
+        optim::store_weights(kernels::host_machine(*ops_, stream_), world.inventory(),
+                             world.blocks(), world.shard(rank), state, working);
         for (const zero::HeldBlock& owned : world.shard(rank).owned()) {
           const layout::Block& block = world.blocks().block(owned.block);
           const std::int32_t tensor = world.inventory().part(block.part).tensor;

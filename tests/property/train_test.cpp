@@ -173,7 +173,7 @@ TEST_F(TrainTest, PlannedMemoryIsWhatIsAllocated) {
         data::TokenSet::open(config_.data.train, data::TokenFormat::nanogpt).value();
     const auto trainer =
         app::Trainer::create(spec,
-                             {.world = *world, .ops = *ops, .stream = stream, .train = tokens})
+                             {.world = *world, .machine = kernels::host_machine(*ops, stream), .train = tokens})
             .value();
     const spec::MemoryTable real = trainer->memory();
     const spec::MemoryTable planned = app::worst_memory(spec, trainer->plan());
@@ -246,7 +246,7 @@ TEST_F(TrainTest, AnObserverThatFailsEndsItsRankInOrder) {
     const auto tokens =
         data::TokenSet::open(config_.data.train, data::TokenFormat::nanogpt).value();
     const auto trainer =
-        app::Trainer::create(spec, {.world = world, .ops = *ops, .stream = stream, .train = tokens})
+        app::Trainer::create(spec, {.world = world, .machine = kernels::host_machine(*ops, stream), .train = tokens})
             .value();
     FailingObserver observer;
     const auto run = trainer->run(observer);

@@ -39,6 +39,7 @@ class Rig {
         blocks_(inventory_.blocks()),
         plan_(plan::healthy_plan(blocks_, 1, 3, Generation{0}).value()),
         shard_(blocks_, plan_, 0),
+        owned_(blocks_, shard_, stream_.device()),
         working_(blocks_, std::vector<std::int64_t>(inventory_.tensors().size(), 4)),
         sums_(blocks_, zero::SumMode::exact),
         context_{*ops_, stream_, config_, recipe_.micro_batch, DType::f32},
@@ -63,7 +64,7 @@ class Rig {
       token_losses_.insert(token_losses_.end(), stage_.losses().begin(), stage_.losses().end());
     }
     ASSERT_TRUE(gradients_.bad_tensors().empty());
-    optim::log_gradients(*ops_, stream_, blocks_, shard_, sums_, micro_batches, vote_);
+    optim::log_gradients(machine(), blocks_, shard_, owned_, sums_, micro_batches, vote_);
   }
 
   optim::CommitRecord update(std::int64_t step) {
@@ -76,7 +77,7 @@ class Rig {
         .clip = recipe_.clip};
     const optim::CommitRecord record =
         optim::decide(vote_, {Step{step}, Generation{0}}, step - 1, 0, adamw);
-    optim::apply(*ops_, stream_, inventory_, blocks_, shard_, {}, record, working_);
+    optim::apply(machine(), inventory_, blocks_, shard_, owned_, {}, record, working_);
     return record;
   }
 
@@ -112,6 +113,7 @@ class Rig {
   const reference::Recipe& recipe() const { return recipe_; }
 
  private:
+  kernels::Machine machine() { return kernels::host_machine(*ops_, stream_); }
   void load(const ReferenceData& data) {
     for (const zero::HeldBlock& owned : shard_.owned()) {
       const layout::Block& block = blocks_.block(owned.block);
@@ -122,8 +124,8 @@ class Rig {
       ASSERT_NE(weight, data.weights.end()) << tensor.name;
       ASSERT_EQ(static_cast<std::int64_t>(weight->values.size()), tensor.elems()) << tensor.name;
       std::copy_n(weight->values.begin() + block.begin, block.elems, shard_.master(owned).begin());
-      gpt::store_working(shard_.master(owned), tensor.storage, working_.bytes(block));
     }
+    optim::store_weights(machine(), inventory_, blocks_, shard_, owned_, working_);
   }
 
   layers::MicroBatch micro_batch(std::int64_t step, std::int64_t index) {
@@ -147,6 +149,7 @@ class Rig {
   layout::BlockTable blocks_;
   layout::Plan plan_;
   zero::Shard shard_;
+  optim::OwnedState owned_;
   zero::TensorStore working_;
   zero::GradSums sums_;
   layers::Context context_;

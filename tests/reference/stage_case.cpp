@@ -133,7 +133,9 @@ class Rank {
   void run(const Task& task) {
     ready_.clear();
     dropout_ = task.evaluate ? 0 : kDropoutRate;
+    stage_.begin_pass();
     const auto result = stage_.run(task);
+    stage_.tell_losses();
     EXPECT_TRUE(result.has_value()) << (result ? "" : result.error().text());
     if (task.action.op != Op::forward) return;
     EXPECT_FALSE(ready_.empty()) << layout::to_text(task.action);
@@ -216,7 +218,7 @@ class Rank {
 
 /// A boundary matrix of one (chunk, micro-batch), poisoned until it is written.
 layers::Activation poisoned(const pipeline::BoundaryShape& shape) {
-  layers::Activation matrix(shape.rows, shape.cols, shape.dtype);
+  layers::Activation matrix(device::host_device(), shape.rows, shape.cols, shape.dtype);
   std::fill_n(matrix.view().f32(), shape.rows * shape.cols, kNotWritten);
   return matrix;
 }

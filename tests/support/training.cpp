@@ -112,8 +112,7 @@ Result<RankRun> train_rank(const app::Config& config, const RankOptions& options
     checkpoint.emplace(checkpoint_setup(config, *options.files, options.beside));
   EW_ASSIGN(const auto trainer,
             app::Trainer::create(spec, {.world = world,
-                                        .ops = *ops,
-                                        .stream = stream,
+                                        .machine = kernels::host_machine(*ops, stream),
                                         .train = tokens,
                                         .val = val ? &*val : nullptr,
                                         .stop = options.stop,

@@ -126,6 +126,13 @@ class CopiesTest : public testing::Test {
   layout::BlockTable blocks_ = inventory_.blocks();
   layout::Plan plan_;
   std::vector<zero::Shard> shards_;
+  void apply_to(zero::Shard& shard, std::span<const zero::HeldBlock> following,
+                const CommitRecord& record, zero::TensorStore& working) {
+    OwnedState owned(blocks_, shard, stream_.device());
+    apply(kernels::host_machine(*ops_, stream_), inventory_, blocks_, shard, owned, following,
+          record, working);
+  }
+
   std::unique_ptr<kernels::Ops> ops_ = kernels::make_cpu_ops(kernels::Isa::automatic).value();
   device::CpuStream stream_{2};
 };
@@ -147,7 +154,7 @@ TEST_F(CopiesTest, BackupsTakeTheSameUpdate) {
   const float before = shards_[0].master(first)[0];
   for (zero::Shard& shard : shards_) {
     zero::TensorStore working(blocks_, bytes);
-    apply(*ops_, stream_, inventory_, blocks_, shard, shard.backups(), record, working);
+    apply_to(shard, shard.backups(), record, working);
     EXPECT_EQ(shard.version, record.version);
     for (const HeldBlock& held : shard.backups())
       for (const std::byte byte : working.bytes(blocks_.block(held.block)))
@@ -158,13 +165,13 @@ TEST_F(CopiesTest, BackupsTakeTheSameUpdate) {
 
   // Left out of `following`, they stay behind; skipped, nobody moves.
   zero::TensorStore working(blocks_, bytes);
-  apply(*ops_, stream_, inventory_, blocks_, shards_[0], {}, record, working);
-  apply(*ops_, stream_, inventory_, blocks_, shards_[1], {}, record, working);
+  apply_to(shards_[0], {}, record, working);
+  apply_to(shards_[1], {}, record, working);
   EXPECT_EQ(differences(), 3 * blocks_.count());
   const float after = shards_[0].master(first)[0];
   record.skip = true;
   record.version.step = Step{5};
-  apply(*ops_, stream_, inventory_, blocks_, shards_[0], shards_[0].backups(), record, working);
+  apply_to(shards_[0], shards_[0].backups(), record, working);
   EXPECT_EQ(shards_[0].version.step, Step{5});
   EXPECT_EQ(shards_[0].master(first)[0], after);
 }
