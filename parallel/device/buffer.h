@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <type_traits>
 #include <utility>
 
 #include "io/base/error.h"
@@ -109,9 +110,10 @@ struct MatView {
     EW_DCHECK(first >= 0 && first + count <= cols, "columns {}+{} of {}", first, count, cols);
     return {data + first * elaswave::size_bytes(dtype), dtype, rows, count, stride};
   }
-  operator MatView<const std::byte>()
-      const  // NOLINT(google-explicit-constructor): a view may lose write access
-      requires(!std::is_const_v<Byte>) {
+  // A template, because nvcc warns of a conversion from a type to itself that no caller could use.
+  template <typename Other>
+  requires(std::is_same_v<Other, const std::byte> && !std::is_const_v<Byte>) operator MatView<
+      Other>() const {  // NOLINT(google-explicit-constructor): a view may lose write access
     return {data, dtype, rows, cols, stride};
   }
 };

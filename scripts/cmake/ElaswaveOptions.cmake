@@ -19,17 +19,17 @@ target_compile_features(elaswave_options INTERFACE cxx_std_20)
 target_include_directories(elaswave_options INTERFACE "${PROJECT_SOURCE_DIR}")
 # -ffp-contract=off: g++ fuses a*b+c by default, and the same text must give the same bits on every backend.
 # -fno-math-errno, -fno-trapping-math change no value: they let the compiler vectorise sqrt and comparisons.
-target_compile_options(elaswave_options INTERFACE -ffp-contract=off -fno-math-errno -fno-trapping-math
-                                                  -fno-omit-frame-pointer)
+set(ELASWAVE_HOST_FLAGS -ffp-contract=off -fno-math-errno -fno-trapping-math -fno-omit-frame-pointer)
 if(ELASWAVE_SANITIZE STREQUAL "address")
-  target_compile_options(elaswave_options INTERFACE -fsanitize=address,undefined -fno-sanitize-recover=all -g1)
+  list(APPEND ELASWAVE_HOST_FLAGS -fsanitize=address,undefined -fno-sanitize-recover=all -g1)
   target_link_options(elaswave_options INTERFACE -fsanitize=address,undefined)
 elseif(ELASWAVE_SANITIZE STREQUAL "thread")
-  target_compile_options(elaswave_options INTERFACE -fsanitize=thread -g1)
+  list(APPEND ELASWAVE_HOST_FLAGS -fsanitize=thread -g1)
   target_link_options(elaswave_options INTERFACE -fsanitize=thread)
 elseif(NOT ELASWAVE_SANITIZE STREQUAL "")
   message(FATAL_ERROR "ELASWAVE_SANITIZE is '${ELASWAVE_SANITIZE}'; it takes address, thread or nothing")
 endif()
+target_compile_options(elaswave_options INTERFACE "$<$<COMPILE_LANGUAGE:CXX>:${ELASWAVE_HOST_FLAGS}>")
 if(ELASWAVE_FUZZ)
   # The engine that is called back must not be traced itself.
   target_compile_options(elaswave_options INTERFACE
@@ -38,24 +38,11 @@ endif()
 
 add_library(elaswave_warnings INTERFACE)
 # missing-field-initializers: g++ 12 warns of designated initialisers whose other fields have defaults, which is our idiom.
-target_compile_options(elaswave_warnings INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor
-                                                   -Woverloaded-virtual -Wundef -Wno-missing-field-initializers -Werror)
+target_compile_options(elaswave_warnings INTERFACE
+  "$<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-Wpedantic;-Wshadow;-Wnon-virtual-dtor;-Woverloaded-virtual;-Wundef;-Wno-missing-field-initializers;-Werror>")
 if(ELASWAVE_SANITIZE)
   # g++ 12's flow analysis loses track behind the sanitizers' checks and warns of std::variant's own storage.
   target_compile_options(elaswave_warnings INTERFACE -Wno-maybe-uninitialized)
 endif()
 
-# CUDA: used when nvcc is found. Kernels live in *_cuda.cu beside their *_cpu.cpp; none is built yet.
-set(ELASWAVE_HAS_CUDA OFF)
-if(NOT ELASWAVE_CUDA STREQUAL "OFF")
-  find_program(ELASWAVE_NVCC nvcc HINTS /usr/local/cuda/bin)
-  mark_as_advanced(ELASWAVE_NVCC)
-  if(ELASWAVE_NVCC)
-    set(ELASWAVE_HAS_CUDA ON)
-    message(STATUS "elaswave: CUDA toolkit found (${ELASWAVE_NVCC}); no CUDA source is part of this version")
-  elseif(ELASWAVE_CUDA STREQUAL "ON")
-    message(FATAL_ERROR "elaswave: ELASWAVE_CUDA=ON but nvcc was not found")
-  else()
-    message(STATUS "elaswave: nvcc not found, building the CPU backend alone")
-  endif()
-endif()
+include(ElaswaveCuda)  # the CUDA language, when nvcc is found

@@ -1,0 +1,116 @@
+#include "tests/support/cuda/emulator.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <mutex>
+
+#include "tests/support/cuda/machine.h"
+
+namespace elaswave::emulator {
+namespace {
+
+constexpr unsigned kMaxBlocksX = 0x7FFFFFFF;
+constexpr unsigned kMaxBlocksYZ = 65535;
+
+std::lock_guard<std::recursive_mutex> hold() {
+  return std::lock_guard(Machine::get().mutex());
+}
+
+bool fits(const Launch& launch) {
+  const dim3 grid = launch.grid;
+  return grid.x >= 1 && grid.y >= 1 && grid.z >= 1 && grid.x <= kMaxBlocksX &&
+         grid.y <= kMaxBlocksYZ && grid.z <= kMaxBlocksYZ && launch.threads >= 1 &&
+         launch.threads <= kMaxThreads && launch.shared_bytes <= kMaxSharedBytes;
+}
+
+bool is_mapped(std::uintptr_t address) {
+  const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
+  unsigned char resident = 0;
+  return mincore(reinterpret_cast<void*>(address / page * page), 1, &resident) == 0;
+}
+
+}  // namespace
+
+void reset(const Options& options) {
+  const auto lock = hold();
+  Machine::get().reset(options);
+}
+
+void fail_call(std::uint64_t number, cudaError_t error) {
+  const auto lock = hold();
+  Machine::get().plant_failure(number, error);
+}
+
+void fail_next_allocation() {
+  const auto lock = hold();
+  Machine::get().plant_full();
+}
+
+void poison_at_kernel(std::uint64_t number, cudaError_t error) {
+  const auto lock = hold();
+  Machine::get().plant_poison(number, error);
+}
+
+std::size_t live_allocations() {
+  const auto lock = hold();
+  return Machine::get().memory().live();
+}
+
+std::size_t live_handles() {
+  const auto lock = hold();
+  return Machine::get().live_handles();
+}
+
+std::size_t pending_work() {
+  const auto lock = hold();
+  return Machine::get().pending_work();
+}
+
+std::uint64_t kernels_run() {
+  const auto lock = hold();
+  return Machine::get().kernels_run();
+}
+
+OpenDeviceMemory::OpenDeviceMemory() {
+  const auto lock = hold();
+  Machine::get().memory().open();
+}
+
+OpenDeviceMemory::~OpenDeviceMemory() {
+  const auto lock = hold();
+  Machine::get().memory().close();
+}
+
+cudaError_t enqueue_kernel(cudaStream_t stream, Launch launch) {
+  const auto lock = hold();
+  Machine& machine = Machine::get();
+  if (const cudaError_t status = machine.begin_call(); status != cudaSuccess)
+    return machine.end_call(status);
+  if (!machine.knows(stream)) return machine.end_call(cudaErrorInvalidResourceHandle);
+  if (!fits(launch)) return machine.end_call(cudaErrorInvalidConfiguration);
+  stream->queue.push_back(
+      {.run = [launch = std::move(launch)] { Machine::get().execute(launch); }, .event = {}});
+  return machine.end_call(cudaSuccess);
+}
+
+// A word of the argument that is the address of host memory is taken for a pointer to it. Below
+// 2^40 lie counts and sizes, above 2^47 nothing that a process can map.
+void check_argument(const void* argument, std::size_t bytes, std::source_location at) {
+  const auto lock = hold();
+  const auto* words = static_cast<const std::byte*>(argument);
+  for (std::size_t offset = 0; offset + sizeof(std::uintptr_t) <= bytes;
+       offset += sizeof(std::uintptr_t)) {
+    std::uintptr_t word = 0;
+    std::memcpy(&word, words + offset, sizeof word);
+    if (word >> 40 == 0 || word >> 47 != 0) continue;
+    if (Machine::get().memory().owns(reinterpret_cast<const void*>(word)) || !is_mapped(word))
+      continue;
+    current.kernel = &at;
+    current.block = current.index = uint3{};
+    kernel_error("a kernel is given a pointer to host memory that is not page-locked", at);
+  }
+}
+
+}  // namespace elaswave::emulator
