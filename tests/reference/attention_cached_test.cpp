@@ -1,6 +1,8 @@
 // Attention over a cache against a plain softmax in double, and against attention over the whole
 // sequence.
-#include <numeric>
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
 
 #include "tests/reference/kernel_test.h"
 
@@ -12,8 +14,9 @@ struct Shape {
   std::int64_t C() const { return H * D; }
 };
 
+// `dtype` is what the plain version stores: the result and probabilities, an operand of a product.
 template <typename Real>
-std::vector<Real> plain(const Shape& shape, const std::vector<Real>& qkv) {
+std::vector<Real> plain(const Shape& shape, const std::vector<Real>& qkv, DType dtype) {
   std::vector<Real> out(static_cast<std::size_t>(shape.T * shape.C()));
   const auto at = [&](std::int64_t t, std::int64_t which, std::int64_t column) {
     return qkv[static_cast<std::size_t>((t * 3 + which) * shape.C() + column)];
@@ -34,26 +37,27 @@ std::vector<Real> plain(const Shape& shape, const std::vector<Real>& qkv) {
       for (std::int64_t d = 0; d < shape.D; ++d) {
         Real weighted = 0;
         for (std::int64_t key = 0; key <= query; ++key)
-          weighted += p[static_cast<std::size_t>(key)] / sum * at(key, 2, h * shape.D + d);
-        out[static_cast<std::size_t>(query * shape.C() + h * shape.D + d)] = weighted;
+          weighted +=
+              stored(p[static_cast<std::size_t>(key)] / sum, dtype) * at(key, 2, h * shape.D + d);
+        out[static_cast<std::size_t>(query * shape.C() + h * shape.D + d)] =
+            stored(weighted, dtype);
       }
     }
   return out;
 }
 
-class AttentionCachedTest : public KernelTest {
+class AttentionCachedTest : public StorageTest {
  protected:
   /// Feeds the sequence in pieces of the given lengths; the cache starts as NaN and has spare rows.
-  std::vector<float> run(const Shape& shape, const std::vector<float>& qkv,
-                         const std::vector<std::int64_t>& pieces, int threads,
-                         std::int64_t extra = 5) {
-    device::CpuStream stream(threads);
-    const Padded in(qkv, shape.T, 3 * shape.C(), extra);
-    Padded out(shape.T, shape.C(), extra);
+  std::vector<float> run(Stream& stream, const Shape& shape, const std::vector<float>& qkv,
+                         const std::vector<std::int64_t>& pieces, std::int64_t extra = 5) {
+    const Place here = on(stream);
+    const Padded in(here, qkv, shape.T, 3 * shape.C(), extra);
+    Padded out(here, shape.T, shape.C(), extra);
     const std::int64_t capacity = shape.T + 3;
     const std::vector<float> nothing(static_cast<std::size_t>(capacity * shape.C()), NAN);
-    Padded keys(nothing, capacity, shape.C(), extra + 1),
-        values(nothing, capacity, shape.C(), extra);
+    Padded keys(here, nothing, capacity, shape.C(), extra + 1),
+        values(here, nothing, capacity, shape.C(), extra);
     std::int64_t past = 0;
     for (const std::int64_t piece : pieces) {
       ops().attention_cached(stream, {.qkv_N3C = in.view().rows_from(past, piece),
@@ -68,47 +72,52 @@ class AttentionCachedTest : public KernelTest {
     EXPECT_TRUE(out.guards_intact() && keys.guards_intact() && values.guards_intact());
     return out.values();
   }
+  std::vector<float> run(const Shape& shape, const std::vector<float>& qkv,
+                         const std::vector<std::int64_t>& pieces) {
+    return run(stream(), shape, qkv, pieces);
+  }
 
   std::vector<float> whole(const Shape& shape, const std::vector<float>& qkv) {
-    device::CpuStream stream(2);
-    const Padded in(qkv, shape.T, 3 * shape.C());
-    Padded out(shape.T, shape.C());
-    std::vector<float> lse(static_cast<std::size_t>(shape.T * shape.H));
+    const Padded in(place(), qkv, shape.T, 3 * shape.C());
+    Padded out(place(), shape.T, shape.C());
+    DeviceVector<float> lse(stream(), shape.T * shape.H, 0.0f);
     ops().attention_forward(
-        stream,
+        stream(),
         {.qkv_N3C = in.view(), .T = shape.T, .H = shape.H, .out_NC = out.mat(), .lse_NH = lse});
     return out.values();
   }
+
+  std::vector<float> random_qkv(const Shape& shape, float scale) const {
+    return stored(random_floats(shape.T * 3 * shape.C(), 1, scale));
+  }
 };
+EW_FOR_STORAGE_TYPES(AttentionCachedTest);
 
-std::vector<float> random_qkv(const Shape& shape, float scale) {
-  return random_floats(shape.T * 3 * shape.C(), 1, scale);
-}
-
-// Each of the two meets the error rule of kernel_test.h, so they differ by the sum of both bounds
-// at most.
-TEST_F(AttentionCachedTest, matches_reference_and_whole_sequence) {
+// Each of the two meets the error rule of kernel_numbers.h, so they differ by the sum of both
+// bounds at most.
+TEST_P(AttentionCachedTest, matches_reference_and_whole_sequence) {
   const Shape shapes[] = {{1, 1, 1},   {2, 3, 5},    {113, 3, 8},  {64, 2, 64}, {130, 2, 80},
                           {65, 1, 37}, {203, 2, 64}, {17, 1, 128}, {66, 4, 16}};
   for (const float scale : {1.5f, 12.0f})  // the second: scores far apart
     for (const Shape& shape : shapes) {
-      SCOPED_TRACE(testing::Message() << shape.T << " " << shape.H << " " << shape.D);
+      SCOPED_TRACE(::testing::Message() << shape.T << " " << shape.H << " " << shape.D);
       const auto qkv = random_qkv(shape, scale);
-      const auto reference = plain(shape, converted<double>(qkv));
-      const auto loop = plain(shape, qkv);
-      const auto ours = run(shape, qkv, {shape.T}, 2), forward = whole(shape, qkv);
+      const auto reference = plain(shape, converted<double>(qkv), DType::f32);
+      const auto loop = plain(shape, qkv, dtype());
+      const auto ours = run(shape, qkv, {shape.T}), forward = whole(shape, qkv);
       expect_accurate("cached", ours, loop, reference);
       double largest = 0;
       for (const double value : reference) largest = std::max(largest, std::abs(value));
-      const double bound = 2 * largest_error(loop, reference) + largest * 0x1p-23;
-      EXPECT_LE(largest_error(ours, converted<double>(forward)), 2 * bound);
+      const double bound =
+          2 * largest_error(converted<double>(loop), reference) + largest * 0x1p-23;
+      EXPECT_LE(largest_error(converted<double>(ours), converted<double>(forward)), 2 * bound);
     }
 }
 
-TEST_F(AttentionCachedTest, same_bits_for_all_splits) {
+TEST_P(AttentionCachedTest, same_bits_for_all_splits) {
   const Shape shape = {9, 3, 24};
   const auto qkv = random_qkv(shape, 1.5f);
-  const auto first = run(shape, qkv, {shape.T}, 2);
+  const auto first = run(shape, qkv, {shape.T});
   std::int64_t splits = 0;
   for (std::uint32_t cuts = 0; cuts < 1u << (shape.T - 1); ++cuts, ++splits) {
     std::vector<std::int64_t> pieces = {1};
@@ -117,36 +126,35 @@ TEST_F(AttentionCachedTest, same_bits_for_all_splits) {
         pieces.push_back(1);
       else
         ++pieces.back();
-    ASSERT_TRUE(run(shape, qkv, pieces, 2) == first) << "cuts " << cuts;
+    ASSERT_TRUE(run(shape, qkv, pieces) == first) << "cuts " << cuts;
   }
   const Shape longer = {150, 2, 40};
   const auto long_qkv = random_qkv(longer, 1.5f);
-  const auto at_once = run(longer, long_qkv, {longer.T}, 2);
+  const auto at_once = run(longer, long_qkv, {longer.T});
   const RandomStream random = random_stream(7, RandomUse::test);
   for (std::uint64_t round = 0, word = 0; round < 20; ++round, ++splits) {
     std::vector<std::int64_t> pieces;
     for (std::int64_t left = longer.T; left > 0; left -= pieces.back())
       pieces.push_back(std::min<std::int64_t>(left, 1 + random_word(random, word++) % 70));
-    ASSERT_TRUE(run(longer, long_qkv, pieces, 2) == at_once) << "round " << round;
+    ASSERT_TRUE(run(longer, long_qkv, pieces) == at_once) << "round " << round;
   }
   std::printf("campaign: %lld splits\n", static_cast<long long>(splits));
 }
 
-TEST_F(AttentionCachedTest, same_bits_for_any_thread_count_and_stride) {
+TEST_P(AttentionCachedTest, same_bits_on_every_stream_and_stride) {
   const Shape shape = {70, 3, 24};
   const auto qkv = random_qkv(shape, 1.5f);
-  const std::vector<std::int64_t> pieces = {64, 1, 5};
-  const auto first = run(shape, qkv, pieces, 1, 0);
-  for (const int threads : {1, 2, 3, 4, 8})
-    EXPECT_TRUE(run(shape, qkv, pieces, threads, threads) == first) << threads;
+  expect_same_for_streams([&](Stream& stream, std::int64_t extra) {
+    return bytes_of(run(stream, shape, qkv, {64, 1, 5}, extra));
+  });
 }
 
-TEST_F(AttentionCachedTest, non_finite_stays_visible) {
+TEST_P(AttentionCachedTest, non_finite_stays_visible) {
   const Shape shape = {40, 1, 16};
   auto qkv = random_qkv(shape, 1);
-  const auto before = run(shape, qkv, {30, 10}, 1);
+  const auto before = run(shape, qkv, {30, 10});
   qkv[static_cast<std::size_t>(33 * 3 * shape.C() + shape.C())] = NAN;  // a key
-  const auto after = run(shape, qkv, {30, 10}, 1);
+  const auto after = run(shape, qkv, {30, 10});
   EXPECT_TRUE(std::equal(before.begin(), before.begin() + 33 * shape.C(), after.begin()));
   for (std::int64_t t = 33; t < shape.T; ++t)
     EXPECT_TRUE(std::isnan(after[static_cast<std::size_t>(t * shape.C())])) << t;

@@ -1,360 +1,186 @@
-#include "model/kernels/linear_cpu.h"
-
-#include <gtest/gtest.h>
-#include <omp.h>
-
+// Linear layers against double precision. Shape letters as in ops.h: N tokens, C features in, D
+// features out.
 #include <cmath>
-#include <cstring>
 #include <limits>
-#include <string>
 #include <vector>
 
-#include "tests/support/kernel_testing.h"
-
-// Shape letters as in ops.h: N tokens, C features in, D features out; M x N x K of a product.
+#include "tests/reference/kernel_test.h"
 
 namespace elaswave::kernels {
 namespace {
 
-using namespace elaswave::testing;
-
-constexpr float kLimit = 1024;
-constexpr float kInf = std::numeric_limits<float>::infinity();
-constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-
-struct Sums {
-  explicit Sums(std::int64_t elems)
-      : exact(static_cast<std::size_t>(elems), 777),
-        fast(static_cast<std::size_t>(elems), 777.0f) {}
-  GradSink sink(bool overwrite) {
-    return {.exact = exact.data(),
-            .elems = static_cast<std::int64_t>(exact.size()),
-            .overwrite = overwrite,
-            .limit = kLimit,
-            .flag = &flag};
-  }
-  GradSink fast_sink(bool overwrite) {
-    return {.fast = fast.data(),
-            .elems = static_cast<std::int64_t>(fast.size()),
-            .overwrite = overwrite,
-            .flag = &flag};
-  }
-  std::vector<std::int64_t> exact;
-  std::vector<float> fast;
-  RangeFlag flag;
-};
-
-std::int64_t on_grid(float g) {
-  return std::llrint(static_cast<double>(g) * 0x1p40);
-}
-
-TEST(GemmTiling, CoversEveryShape) {
-  for (const std::int64_t M : {1, 7, 32, 113, 256, 768, 1024, 4096, 50257})
-    for (const std::int64_t N : {1, 5, 64, 203, 768, 2304, 3072, 50257})
-      for (const std::int64_t K : {1, 33, 768, 50257}) {
-        const Tiling tiling = gemm_tiling(M, N, K);
-        ASSERT_GE(tiling.tile_rows, 1);
-        ASSERT_GE(tiling.tile_cols, 1);
-        // The last tile of a row or column is neither empty nor too large.
-        ASSERT_GE(tiling.tile_rows * tiling.row_tiles, M);
-        ASSERT_LT(tiling.tile_rows * (tiling.row_tiles - 1), M);
-        ASSERT_GE(tiling.tile_cols * tiling.col_tiles, N);
-        ASSERT_LT(tiling.tile_cols * (tiling.col_tiles - 1), N);
-      }
-}
-
-TEST(GemmTiling, LargeProductsKeepManyThreadsBusyAndSmallOnesDoNot) {
-  for (const std::int64_t N : {768, 2304, 3072})
-    EXPECT_GE(gemm_tiling(1024, N, 768).tiles(), 12) << N;
-  EXPECT_EQ(gemm_tiling(64, 64, 64).tiles(), 1);
-  EXPECT_EQ(gemm_tiling(128, 32, 256).tiles(), 1);
-  EXPECT_LE(gemm_tiling(256, 384, 128).tiles(), 8);
-}
-
 struct Shape {
-  std::int64_t M, N, K;
+  std::int64_t N, C, D, extra;
 };
 
-// All three forms against double precision, dense and padded; padding is neither read nor written.
-TEST(Gemm, MatchesDoublePrecision) {
-  for (const Shape s : {Shape{1, 1, 1},
-                        {113, 203, 37},
-                        {113, 37, 203},
-                        {37, 203, 113},
-                        {257, 130, 1031},
-                        {300, 500, 49}})
-    for (const std::int64_t pad : {0, 3}) {
-      const auto a = random_values(s.M * s.K, "a"), b = random_values(s.K * s.N, "b");
-      const auto bias = random_values(s.N, "bias");
-      const auto a_double = as<double>(a), b_double = as<double>(b);
-      for (const Product product : {Product::nn, Product::nt, Product::tn}) {
-        const bool at = product == Product::tn, bt = product == Product::nt;
-        const std::int64_t a_m = at ? 1 : s.K, a_k = at ? s.M : 1, b_k = bt ? 1 : s.N,
-                           b_n = bt ? s.K : 1;
-        auto want = naive_product<double>(a_double, a_m, a_k, b_double, b_k, b_n, s.M, s.N, s.K);
-        auto plain = naive_product<float>(a, a_m, a_k, b, b_k, b_n, s.M, s.N, s.K);
-        PaddedMat a_mat(a, at ? s.K : s.M, at ? s.M : s.K, pad),
-            b_mat(b, bt ? s.N : s.K, bt ? s.K : s.N, pad);
-        for (std::size_t i = 0; i < want.size(); ++i) {
-          want[i] += static_cast<double>(bias[i % bias.size()]);
-          plain[i] += bias[i % bias.size()];
-        }
-        for (const NamedSimd& simd : simd_tables()) {
-          PaddedMat c_mat(s.M, s.N, pad);
-          CpuBench bench(2, *simd.table);
-          gemm(bench.context(), gemm_of(product, a_mat.view(), b_mat.view()), c_mat.view(), bias);
-          EXPECT_TRUE(c_mat.padding_untouched());
-          expect_as_good_as_plain<float>(c_mat.dense(), plain, want,
-                                         std::string(simd.name) + " form " +
-                                             std::to_string(static_cast<int>(product)) + " K " +
-                                             std::to_string(s.K));
-        }
-      }
+// y = x W + b with gradients for dy, in T; b is of size D, or empty.
+template <typename T>
+struct Plain {
+  Plain(const Shape& shape, DType dtype, const std::vector<T>& x, const std::vector<T>& w,
+        const std::vector<T>& b, const std::vector<T>& dy) {
+    const auto& [N, C, D, extra] = shape;
+    y = naive_product<T>(x, C, 1, w, D, 1, N, D, C);
+    dx = naive_product<T>(dy, D, 1, w, 1, D, N, C, D);
+    dw = naive_product<T>(x, 1, C, dy, D, 1, C, D, N);
+    db.resize(static_cast<std::size_t>(D));
+    for (std::size_t i = 0; i < y.size(); ++i) {
+      db[i % db.size()] += dy[i];
+      y[i] = stored(b.empty() ? y[i] : y[i] + b[i % b.size()], dtype);
     }
-}
+    for (T& value : dx) value = stored(value, dtype);
+  }
+  std::vector<T> y, dx, dw, db;
+};
 
-// Leading dimensions and alignment do not change a bit.
-TEST(Gemm, StridesDoNotChangeBits) {
-  const std::int64_t M = 300, N = 203, K = 768;
-  const auto a = random_values(M * K, "a"), b = random_values(K * N, "b");
-  CpuBench bench(2);
-  std::vector<float> first;
-  for (const std::int64_t pad : {0, 1, 13, 64}) {
-    PaddedMat a_mat(a, M, K, pad), b_mat(b, K, N, pad), c_mat(M, N, pad);
-    gemm(bench.context(), gemm_of(Product::nn, a_mat.view(), b_mat.view()), c_mat.view());
-    if (first.empty()) first = c_mat.dense();
-    EXPECT_EQ(std::memcmp(first.data(), c_mat.dense().data(), first.size() * 4), 0)
-        << "padding " << pad;
+struct Inputs {
+  Inputs(const Shape& of, DType type)
+      : shape(of),
+        dtype(type),
+        x(stored(random_values(of.N * of.C, "x"), type)),
+        w(stored(random_values(of.C * of.D, "w"), type)),
+        b(random_values(of.D, "b")),
+        dy(stored(random_values(of.N * of.D, "dy"), type)) {}
+  Plain<double> reference() const {
+    return {shape,
+            dtype,
+            converted<double>(x),
+            converted<double>(w),
+            converted<double>(b),
+            converted<double>(dy)};
+  }
+  Plain<float> plain() const { return {shape, dtype, x, w, b, dy}; }
+
+  Shape shape;
+  DType dtype;
+  std::vector<float> x, w, b, dy;
+};
+
+// The layer of some inputs in device memory. Sums start at 777.
+struct Layer {
+  Layer(const Place& at, const Inputs& in)
+      : stream(at.stream),
+        x(at, in.x, in.shape.N, in.shape.C, in.shape.extra),
+        w(at, in.w, in.shape.C, in.shape.D, 3 * in.shape.extra),
+        dy(at, in.dy, in.shape.N, in.shape.D, in.shape.extra),
+        y(at, in.shape.N, in.shape.D, 2 * in.shape.extra),
+        dx(at, in.shape.N, in.shape.C, in.shape.extra),
+        b(at.stream, in.b),
+        dw(at.stream, in.shape.C * in.shape.D, 777),
+        db(at.stream, in.shape.D, 777) {}
+  void outputs(Ops& ops) {
+    ops.linear_forward(stream, {x.view(), w.view(), b, y.mat()});
+    ops.linear_backward_input(stream, {dy.view(), w.view(), dx.mat()});
+  }
+  void sums(Ops& ops, bool overwrite) {
+    ops.linear_backward_weight(stream,
+                               {x.view(), dy.view(), dw.sink(overwrite), db.sink(overwrite)});
+  }
+  void fast_sums(Ops& ops, bool overwrite) {
+    ops.linear_backward_weight(
+        stream, {x.view(), dy.view(), dw.fast_sink(overwrite), db.fast_sink(overwrite)});
+  }
+
+  Stream& stream;
+  Padded x, w, dy, y, dx;
+  DeviceVector<float> b;
+  Sums dw, db;
+};
+
+class LinearTest : public StorageTest {};
+EW_FOR_STORAGE_TYPES(LinearTest);
+
+TEST_P(LinearTest, matches_reference) {
+  for (const Shape& shape :
+       {Shape{1, 1, 1, 0}, Shape{113, 37, 203, 0}, Shape{113, 37, 203, 3}, Shape{37, 203, 113, 1},
+        Shape{64, 128, 256, 0}, Shape{257, 1031, 130, 3}, Shape{300, 49, 500, 0}}) {
+    SCOPED_TRACE(::testing::Message() << shape.N << " " << shape.C << " " << shape.D);
+    const Inputs in(shape, dtype());
+    const auto reference = in.reference();
+    const auto plain = in.plain();
+    Layer layer(place(), in);
+    layer.outputs(ops());
+    layer.sums(ops(), true);
+    expect_accurate("y", layer.y.values(), plain.y, reference.y);
+    expect_accurate("dx", layer.dx.values(), plain.dx, reference.dx);
+    expect_accurate("dW", layer.dw.values(), plain.dw, reference.dw);
+    expect_accurate("db", layer.db.values(), plain.db, reference.db);
+    EXPECT_TRUE(layer.y.guards_intact() && layer.dx.guards_intact());
+    EXPECT_FALSE(layer.dw.raised() || layer.db.raised());
   }
 }
 
-// The promise everything rests on, at the sizes where the library's own threading was measured to
-// break it.
-TEST(Gemm, BitsDoNotDependOnThreads) {
-  for (const std::int64_t K : {768, 1024, 3072, 4096}) {
-    const std::int64_t M = 272, N = 400;
-    const auto a = random_values(M * K, "a"), b = random_values(K * N, "b");
-    for (const Product product : {Product::nn, Product::nt, Product::tn}) {
-      PaddedMat a_mat(a, product == Product::tn ? K : M, product == Product::tn ? M : K);
-      PaddedMat b_mat(b, product == Product::nt ? N : K, product == Product::nt ? K : N);
-      const Gemm args = gemm_of(product, a_mat.view(), b_mat.view());
-      ASSERT_GE(gemm_tiling(M, N, K).tiles(), 4) << "too few tiles to tell";
-      std::vector<float> first;
-      std::vector<std::int64_t> first_sums;
-      for (const int threads : {1, 2, 3, 4, 8}) {
-        CpuBench bench(threads);
-        PaddedMat c_mat(M, N);
-        Sums sums(M * N);
-        omp_set_num_threads(9 - threads);  // what an environment may ask of the library's own team
-        gemm(bench.context(), args, c_mat.view());
-        if (threads == 1) {  // the caller ran every tile
-          EXPECT_EQ(omp_get_max_threads(), 1) << "the library may start threads of its own";
-        }
-        gemm_into_sink(bench.context(), args, sums.sink(true));
-        const std::vector<float> c = c_mat.dense();
-        if (first.empty()) first = c, first_sums = sums.exact;
-        EXPECT_EQ(std::memcmp(c.data(), first.data(), c.size() * 4), 0)
-            << threads << " threads, K " << K << ", form " << static_cast<int>(product);
-        EXPECT_TRUE(sums.exact == first_sums) << threads << " threads, K " << K;
-        EXPECT_EQ(sums.flag.bad.load(), 0u);
-      }
-    }
-  }
-}
-
-// An exact sum is llrint of the product's own elements: stored, then added, in any table.
-TEST(GemmSink, ExactSumsAreRoundedProducts) {
-  const std::int64_t M = 113, N = 203, K = 300;
-  const auto a = random_values(M * K, "a", 0.01f), b = random_values(K * N, "b");
-  PaddedMat a_mat(a, K, M), b_mat(b, K, N), c_mat(M, N);
-  const Gemm args = gemm_of(Product::tn, a_mat.view(), b_mat.view());
-  for (const NamedSimd& simd : simd_tables()) {
-    CpuBench bench(2, *simd.table);
-    gemm(bench.context(), args, c_mat.view());
-    const std::vector<float> c = c_mat.dense();
-    Sums sums(M * N);
-    gemm_into_sink(bench.context(), args, sums.sink(true));
-    for (std::size_t i = 0; i < c.size(); ++i)
-      ASSERT_EQ(sums.exact[i], on_grid(c[i])) << simd.name << " " << i;
-    gemm_into_sink(bench.context(), args, sums.sink(false));
-    for (std::size_t i = 0; i < c.size(); ++i)
-      ASSERT_EQ(sums.exact[i], 2 * on_grid(c[i])) << simd.name << " " << i;
-    gemm_into_sink(bench.context(), args, sums.fast_sink(true));
-    EXPECT_EQ(sums.fast, c);
-    gemm_into_sink(bench.context(), args, sums.fast_sink(false));
-    for (std::size_t i = 0; i < c.size(); ++i)
-      ASSERT_EQ(sums.fast[i], 2 * c[i]) << simd.name << " " << i;
-    EXPECT_EQ(sums.flag.bad.load(), 0u);
-  }
-}
-
-// Every length up to a few vectors; ties, both signs, tiny and huge values, next to what the limit
-// allows.
-TEST(GemmSink, RoutinesRoundLikeLlrint) {
-  std::vector<float> g = {
-      0.0f,           -0.0f,          0x1p-40f,       0x1p-41f,        0x3p-41f,        -0x1p-41f,
-      -0x3p-41f,      0x5p-41f,       0x1.8p-41f,     0x1.000002p-17f, 0x1.fffffep-18f, 1e-30f,
-      1.0f,           -1.0f,          3.14159265f,    -2047.99f,       32767.5f,        -32767.5f,
-      0x1.fffffep14f, 0x1.fffffep20f, -0x1.fffffep20f};
-  const auto more = random_values(64, "g", 0x1p-16f);
-  g.insert(g.end(), more.begin(), more.end());
-  for (const NamedSimd& simd : simd_tables())
-    for (std::size_t n = 0; n <= g.size(); ++n) {
-      std::vector<std::int64_t> sums(n + 4, 1000), stored(n + 4, 1000);
-      EXPECT_TRUE(
-          simd.table->add_exact(g.data(), static_cast<std::int64_t>(n), 0x1p21f, sums.data()));
-      EXPECT_TRUE(
-          simd.table->store_exact(g.data(), static_cast<std::int64_t>(n), 0x1p21f, stored.data()));
-      for (std::size_t i = 0; i < sums.size(); ++i) {
-        ASSERT_EQ(sums[i], 1000 + (i < n ? on_grid(g[i]) : 0))
-            << simd.name << " n " << n << " element " << i;
-        ASSERT_EQ(stored[i], i < n ? on_grid(g[i]) : 1000)
-            << simd.name << " n " << n << " element " << i;
-      }
-    }
-}
-
-// Not finite or at the limit: reported wherever it stands, and nothing else changes.
-TEST(GemmSink, RoutinesReportBadAddends) {
-  for (const NamedSimd& simd : simd_tables())
-    for (const std::int64_t n : {1, 7, 16, 21, 50})
-      for (std::int64_t at = 0; at < n; ++at)
-        for (const float bad :
-             {kInf, -kInf, kNan, kLimit, -kLimit, 2 * kLimit, std::numeric_limits<float>::max()}) {
-          std::vector<float> g(static_cast<std::size_t>(n), 0.5f), fast(g.size(), 1.0f);
-          std::vector<std::int64_t> sums(g.size(), 5);
-          g[static_cast<std::size_t>(at)] = bad;
-          ASSERT_FALSE(simd.table->add_exact(g.data(), n, kLimit, sums.data()))
-              << simd.name << bad << at;
-          for (std::int64_t i = 0; i < n; ++i)
-            ASSERT_EQ(sums[static_cast<std::size_t>(i)], i == at ? 5 : 5 + on_grid(0.5f));
-          ASSERT_FALSE(simd.table->store_exact(g.data(), n, kLimit, sums.data()));
-          ASSERT_EQ(simd.table->add_fast(g.data(), n, fast.data()), std::isfinite(bad));
-          ASSERT_EQ(simd.table->store_fast(g.data(), n, fast.data()), std::isfinite(bad));
-        }
-}
-
-TEST(GemmSink, FlagIsRaisedAndKept) {
-  const std::int64_t M = 130, N = 210, K = 20;
-  CpuBench bench(3);
-  for (const float bad : {kInf, kNan, 1e6f}) {
-    auto a = random_values(K * M, "a");
-    const auto b = std::vector<float>(static_cast<std::size_t>(K * N), 1.0f);
-    PaddedMat b_mat(b, K, N);
-    Sums sums(M * N), fast(M * N);
-    a[static_cast<std::size_t>(K * M - 1)] = bad;
-    PaddedMat a_mat(a, K, M);
-    gemm_into_sink(bench.context(), gemm_of(Product::tn, a_mat.view(), b_mat.view()),
-                   sums.sink(true));
-    EXPECT_EQ(sums.flag.bad.load(), 1u) << bad;
-    gemm_into_sink(bench.context(), gemm_of(Product::tn, a_mat.view(), b_mat.view()),
-                   fast.fast_sink(true));
-    EXPECT_EQ(fast.flag.bad.load(), std::isfinite(bad) ? 0u : 1u) << bad;
-    PaddedMat zeros(std::vector<float>(a.size(), 0.0f), K, M);
-    gemm_into_sink(bench.context(), gemm_of(Product::tn, zeros.view(), b_mat.view()),
-                   sums.sink(true));
-    EXPECT_EQ(sums.flag.bad.load(), 1u) << "the flag is never cleared";
-  }
-}
-
-TEST(ColumnSums, MatchDoublePrecisionForAnyThreads) {
-  for (const std::int64_t N : {1, 63, 64, 65, 1000})
-    for (const std::int64_t D : {1, 37, 127, 128, 300}) {
-      const auto x = random_values(N * D, "x");
-      std::vector<double> want(static_cast<std::size_t>(D), 0);
-      std::vector<float> plain(static_cast<std::size_t>(D), 0);
-      for (std::size_t i = 0; i < x.size(); ++i) {
-        want[i % want.size()] += static_cast<double>(x[i]);
-        plain[i % plain.size()] += x[i];
-      }
-      PaddedMat x_mat(x, N, D, 5);
-      std::vector<std::int64_t> first;
-      for (const NamedSimd& simd : simd_tables())
-        for (const int threads : {1, 2, 3, 4, 8}) {
-          CpuBench bench(threads, *simd.table);
-          Sums sums(D);
-          column_sums_into_sink(bench.context(), x_mat.view(), sums.sink(true));
-          if (first.empty()) first = sums.exact;
-          EXPECT_EQ(sums.exact, first) << simd.name << " " << threads << " threads";
-          EXPECT_EQ(sums.flag.bad.load(), 0u);
-          expect_as_good_as_plain<double>(values_of(sums.exact), plain, want, "column sums");
-        }
-    }
-}
-
-// y = x W + b and its gradients together; d(sum r*y) by finite differences of the double-precision
-// layer.
-TEST(Linear, GradientsMatchFiniteDifferences) {
-  const std::int64_t N = 9, C = 7, D = 11;
-  const auto x = random_values(N * C, "x"), w = random_values(C * D, "w"),
-             b = random_values(D, "b"), r = random_values(N * D, "r");
+TEST(LinearReference, gradient_is_the_derivative) {
+  const Inputs in({9, 7, 11, 0}, DType::f32);
+  const auto x = converted<double>(in.x), w = converted<double>(in.w), b = converted<double>(in.b),
+             r = converted<double>(in.dy);
   const auto value = [&](const std::vector<double>& xs, const std::vector<double>& ws,
                          const std::vector<double>& bs) {
-    auto y = naive_product<double>(xs, C, 1, ws, D, 1, N, D, C);
+    const Plain<double> layer(in.shape, in.dtype, xs, ws, bs, r);
     double sum = 0;
-    for (std::size_t i = 0; i < y.size(); ++i)
-      sum += (y[i] + bs[i % bs.size()]) * static_cast<double>(r[i]);
+    for (std::size_t i = 0; i < r.size(); ++i) sum += layer.y[i] * r[i];
     return sum;
   };
-  // The value is linear in each argument, so central differences are exact but for roundings of
-  // order 1e-16 / h.
-  constexpr double kStep = 1e-2;
-  const auto slope = [&](int which, std::size_t i) {
-    double ends[2];
-    for (int sign = 0; sign < 2; ++sign) {
-      std::vector<double> args[3] = {as<double>(x), as<double>(w), as<double>(b)};
-      args[which][i] += sign == 0 ? kStep : -kStep;
-      ends[sign] = value(args[0], args[1], args[2]);
-    }
-    return (ends[0] - ends[1]) / (2 * kStep);
-  };
-  CpuBench bench(2);
-  PaddedMat x_mat(x, N, C), w_mat(w, C, D), dy_mat(r, N, D), y_mat(N, D), dx_mat(N, C, 2);
-  Sums dw(C * D), db(D);
-  linear_forward(bench.context(), {x_mat.view(), w_mat.view(), b, y_mat.view()});
-  linear_backward_input(bench.context(), {dy_mat.view(), w_mat.view(), dx_mat.view()});
-  linear_backward_weight(bench.context(),
-                         {x_mat.view(), dy_mat.view(), dw.sink(true), db.sink(true)});
-  double y_dot_r = 0;
-  const auto y = y_mat.dense();
-  for (std::size_t i = 0; i < y.size(); ++i)
-    y_dot_r += static_cast<double>(y[i]) * static_cast<double>(r[i]);
-  EXPECT_NEAR(y_dot_r, value(as<double>(x), as<double>(w), as<double>(b)), 1e-5);
-  // Sums of at most 11 products below 1, in f32: 11 * 2^-24 each.
-  constexpr double kTolerance = 2e-6;
-  const auto dx = dx_mat.dense();
-  const auto dw_values = values_of(dw.exact), db_values = values_of(db.exact);
-  for (std::size_t i = 0; i < dx.size(); ++i)
-    EXPECT_NEAR(static_cast<double>(dx[i]), slope(0, i), kTolerance);
-  for (std::size_t i = 0; i < dw_values.size(); ++i)
-    EXPECT_NEAR(dw_values[i], slope(1, i), kTolerance);
-  for (std::size_t i = 0; i < db_values.size(); ++i)
-    EXPECT_NEAR(db_values[i], slope(2, i), kTolerance);
-  EXPECT_TRUE(dx_mat.padding_untouched());
+  const auto gradient = in.reference();
+  expect_gradient("x", x, gradient.dx, [&](const auto& at) { return value(at, w, b); });
+  expect_gradient("w", w, gradient.dw, [&](const auto& at) { return value(x, at, b); });
+  expect_gradient("b", b, gradient.db, [&](const auto& at) { return value(x, w, at); });
 }
 
-TEST(Linear, BiasIsOptional) {
-  CpuBench bench(2);
-  const std::int64_t N = 5, C = 3, D = 4;
-  PaddedMat x(random_values(N * C, "x"), N, C), w(random_values(C * D, "w"), C, D), y(N, D),
-      zero(N, D);
-  linear_forward(bench.context(), {x.view(), w.view(), {}, y.view()});
-  linear_forward(bench.context(), {x.view(), w.view(), std::vector<float>(4, 0.0f), zero.view()});
-  EXPECT_EQ(y.dense(), zero.dense());
-  Sums dw(C * D);
-  linear_backward_weight(bench.context(), {x.view(), y.view(), dw.sink(true), GradSink{}});
-  EXPECT_NE(dw.exact[0], 777);
+TEST_P(LinearTest, bias_is_optional) {
+  Inputs in({113, 64, 72, 0}, dtype());
+  in.b.clear();
+  Layer layer(place(), in);
+  layer.outputs(ops());
+  expect_accurate("y", layer.y.values(), in.plain().y, in.reference().y);
+  ops().linear_backward_weight(stream(),
+                               {layer.x.view(), layer.dy.view(), layer.dw.sink(true), GradSink{}});
+  expect_accurate("dW", layer.dw.values(), in.plain().dw, in.reference().dw);
 }
 
-TEST(LinearDeath, RefusesShapesThatDisagree) {
-  CpuBench bench(1);
-  PaddedMat a(3, 4), b(5, 6);
-  EXPECT_DEATH(gemm_of(Product::nn, a.view(), b.view()), "3 x 4 and 5 x 6");
-  Sums sums(7);
-  EXPECT_DEATH(
-      gemm_into_sink(bench.context(), gemm_of(Product::nn, a.view(), PaddedMat(4, 2).view()),
-                     sums.sink(true)),
-      "a sink of 7 elements for 6");
+TEST_P(LinearTest, same_bits_on_every_stream) {
+  expect_same_for_streams([&](Stream& stream, std::int64_t extra) {
+    const Inputs in({272, 768, 400, extra}, dtype());
+    Layer layer(on(stream), in);
+    layer.outputs(ops());
+    layer.sums(ops(), true);
+    return bytes_of(layer.y.values(), layer.dx.values(), layer.dw.exact(), layer.db.exact());
+  });
+}
+
+// An exact addend is the fast one rounded to the grid once; a second addend doubles either.
+TEST_P(LinearTest, sums_are_of_rounded_products) {
+  Layer layer(place(), Inputs({300, 113, 203, 0}, dtype()));
+  for (const bool overwrite : {true, false}) {
+    layer.sums(ops(), overwrite);
+    layer.fast_sums(ops(), overwrite);
+    for (const auto& [exact, fast] : {std::pair(layer.dw.exact(), layer.dw.fast()),
+                                      std::pair(layer.db.exact(), layer.db.fast())})
+      for (std::size_t i = 0; i < exact.size(); ++i) {
+        // Doubling is exact, so half of what the second call left is what the first one did.
+        const double addend = static_cast<double>(fast[i]) * (overwrite ? 1 : 0.5);
+        ASSERT_EQ(exact[i], std::llrint(addend * 0x1p40) * (overwrite ? 1 : 2)) << i;
+      }
+  }
+  EXPECT_FALSE(layer.dw.raised() || layer.db.raised());
+}
+
+TEST_P(LinearTest, the_flag_is_raised_and_kept) {
+  const float infinity = std::numeric_limits<float>::infinity();
+  for (const float bad : {infinity, std::numeric_limits<float>::quiet_NaN(), 1e6f}) {
+    SCOPED_TRACE(bad);
+    const Inputs in({20, 130, 210, 0}, dtype());
+    Layer exact(place(), in), fast(place(), in);
+    for (Layer* layer : {&exact, &fast}) layer->dy.set(19, 209, bad);
+    exact.sums(ops(), true);
+    fast.fast_sums(ops(), true);
+    EXPECT_TRUE(exact.dw.raised() && exact.db.raised());
+    EXPECT_EQ(fast.dw.raised(), !std::isfinite(bad));
+    EXPECT_EQ(fast.db.raised(), !std::isfinite(bad));
+    EXPECT_EQ(exact.db.exact()[209], 0);
+    exact.dy.set(19, 209, 0);
+    exact.sums(ops(), true);
+    EXPECT_TRUE(exact.dw.raised() && exact.db.raised()) << "the flag is never cleared";
+  }
 }
 
 }  // namespace

@@ -1,4 +1,8 @@
 // Layer norm against double precision.
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
 #include "tests/reference/kernel_test.h"
 
 namespace elaswave::kernels {
@@ -52,7 +56,7 @@ struct Inputs {
   std::int64_t N, C;
   std::vector<float> x, gamma, beta, dy, dresidual;
 };
-Inputs inputs(std::int64_t N, std::int64_t C) {
+Inputs inputs(std::int64_t N, std::int64_t C, DType dtype) {
   Inputs in = {N,
                C,
                random_floats(N * C, 1, 2),
@@ -61,6 +65,7 @@ Inputs inputs(std::int64_t N, std::int64_t C) {
                random_floats(N * C, 4),
                random_floats(N * C, 5)};
   for (float& x : in.x) x += 1;  // a mean to take away
+  for (auto* matrix : {&in.x, &in.dy, &in.dresidual}) *matrix = stored(*matrix, dtype);
   return in;
 }
 
@@ -73,84 +78,87 @@ Plain<Real> plain_of(const Inputs& in) {
   return plain;
 }
 
-class NormTest : public KernelTest {
+class NormTest : public StorageTest {
  protected:
   struct Results {
     std::vector<float> y, mean, rstd, dx;
     std::vector<std::int64_t> dgamma, dbeta;
-    std::vector<float> dgamma_values, dbeta_values;
+    std::vector<double> dgamma_values, dbeta_values;
     bool guards = false, flagged = false;
   };
   enum class Residual { separate, in_place, none };
-  Results run(const Inputs& in, int threads, Residual residual) {
-    device::CpuStream stream(threads);
-    const Padded x(in.x, in.N, in.C), dy(in.dy, in.N, in.C, 1),
-        dresidual(in.dresidual, in.N, in.C, 2);
-    Padded y(in.N, in.C), dx = residual == Residual::in_place ? dresidual : Padded(in.N, in.C);
-    ExactSums dgamma(in.C), dbeta(in.C);
-    Results r;
-    r.mean.resize(static_cast<std::size_t>(in.N));
-    r.rstd = r.mean;
+  Results run(Stream& stream, const Inputs& in, Residual residual, std::int64_t extra = 1) {
+    const Place here = on(stream);
+    const Padded x(here, in.x, in.N, in.C, 3 * extra), dy(here, in.dy, in.N, in.C, extra),
+        dresidual(here, in.dresidual, in.N, in.C, 2 * extra);
+    const DeviceVector<float> gamma(stream, in.gamma), beta(stream, in.beta);
+    Padded y(here, in.N, in.C, 3 * extra), dx(here, in.dresidual, in.N, in.C, 3 * extra);
+    DeviceVector<float> mean(stream, in.N, 0.0f), rstd(stream, in.N, 0.0f);
+    Sums dgamma(stream, in.C), dbeta(stream, in.C);
     ops().layernorm_forward(stream, {.x_NC = x.view(),
-                                     .gamma_C = in.gamma,
-                                     .beta_C = in.beta,
+                                     .gamma_C = gamma,
+                                     .beta_C = beta,
                                      .y_NC = y.mat(),
-                                     .mean_N = r.mean,
-                                     .rstd_N = r.rstd,
+                                     .mean_N = mean,
+                                     .rstd_N = rstd,
                                      .epsilon = kEpsilon});
     const ConstMat base = residual == Residual::none       ? ConstMat{}
                           : residual == Residual::in_place ? ConstMat(dx.mat())
                                                            : dresidual.view();
     ops().layernorm_backward(stream, {.dy_NC = dy.view(),
                                       .x_NC = x.view(),
-                                      .gamma_C = in.gamma,
-                                      .mean_N = r.mean,
-                                      .rstd_N = r.rstd,
+                                      .gamma_C = gamma,
+                                      .mean_N = mean,
+                                      .rstd_N = rstd,
                                       .dresidual_NC = base,
                                       .dx_NC = dx.mat(),
                                       .dgamma_C = dgamma.sink(true),
                                       .dbeta_C = dbeta.sink(false)});
-    r.y = y.values();
-    r.dx = dx.values();
-    r.dgamma = dgamma.sums;
-    r.dbeta = dbeta.sums;
-    r.dgamma_values = dgamma.values();
-    r.dbeta_values = dbeta.values();
-    r.guards = y.guards_intact() && dx.guards_intact();
-    r.flagged = dgamma.flag.bad != 0 || dbeta.flag.bad != 0;
-    return r;
+    return {.y = y.values(),
+            .mean = mean.get(),
+            .rstd = rstd.get(),
+            .dx = dx.values(),
+            .dgamma = dgamma.exact(),
+            .dbeta = dbeta.exact(),
+            .dgamma_values = dgamma.values(),
+            .dbeta_values = dbeta.values(),
+            .guards = y.guards_intact() && dx.guards_intact(),
+            .flagged = dgamma.raised() || dbeta.raised()};
   }
 };
+EW_FOR_STORAGE_TYPES(NormTest);
 
-TEST_F(NormTest, matches_reference) {
+TEST_P(NormTest, matches_reference) {
   for (const auto& [N, C] :
-       {std::pair<std::int64_t, std::int64_t>{113, 37}, {1, 1}, {70, 768}, {33, 203}, {5, 15}}) {
-    SCOPED_TRACE(testing::Message() << N << " x " << C);
-    const Inputs in = inputs(N, C);
-    const auto reference = plain_of<double>(in);
-    const auto plain = plain_of<float>(in);
-    const Results ours = run(in, 2, Residual::separate);
-    EXPECT_TRUE(ours.guards);
-    EXPECT_FALSE(ours.flagged);
-    expect_accurate("y", ours.y, plain.y, reference.y);
-    expect_accurate("mean", ours.mean, plain.mean, reference.mean);
-    expect_accurate("rstd", ours.rstd, plain.rstd, reference.rstd);
-    expect_accurate("dx", ours.dx, plain.dx, reference.dx);
-    expect_accurate("dgamma", ours.dgamma_values, plain.dgamma, reference.dgamma);
-    expect_accurate("dbeta", ours.dbeta_values, plain.dbeta, reference.dbeta);
-  }
+       {std::pair<std::int64_t, std::int64_t>{113, 37}, {1, 1}, {70, 768}, {33, 203}, {5, 15}})
+    for (const std::int64_t extra : {0, 1}) {
+      SCOPED_TRACE(::testing::Message() << N << " x " << C << " + " << extra);
+      const Inputs in = inputs(N, C, dtype());
+      const auto reference = plain_of<double>(in);
+      const auto plain = plain_of<float>(in);
+      const Results ours = run(stream(), in, Residual::separate, extra);
+      EXPECT_TRUE(ours.guards);
+      EXPECT_FALSE(ours.flagged);
+      expect_accurate("y", ours.y, stored(plain.y), reference.y);
+      expect_accurate("mean", ours.mean, plain.mean, reference.mean);
+      expect_accurate("rstd", ours.rstd, plain.rstd, reference.rstd);
+      expect_accurate("dx", ours.dx, stored(plain.dx), reference.dx);
+      expect_accurate("dgamma", ours.dgamma_values, plain.dgamma, reference.dgamma);
+      expect_accurate("dbeta", ours.dbeta_values, plain.dbeta, reference.dbeta);
+    }
 }
 
-TEST_F(NormTest, residual_in_place_or_absent) {
-  Inputs in = inputs(40, 50);
-  EXPECT_EQ(run(in, 1, Residual::separate).dx, run(in, 1, Residual::in_place).dx);
-  const std::vector<float> without = run(in, 1, Residual::none).dx;
+TEST_P(NormTest, residual_in_place_or_absent) {
+  Inputs in = inputs(40, 50, dtype());
+  const auto dx = [&](Residual residual) { return run(stream(), in, residual).dx; };
+  EXPECT_EQ(dx(Residual::separate), dx(Residual::in_place));
+  const std::vector<float> without = dx(Residual::none);
   std::fill(in.dresidual.begin(), in.dresidual.end(), 0.0f);
-  EXPECT_EQ(run(in, 1, Residual::separate).dx, without);
+  EXPECT_EQ(dx(Residual::separate), without);
 }
 
-TEST_F(NormTest, reference_gradient_is_the_derivative) {
-  Inputs in = inputs(3, 9);
+TEST(NormReference, gradient_is_the_derivative) {
+  Inputs in = inputs(3, 9, DType::f32);
   std::fill(in.dresidual.begin(), in.dresidual.end(), 0.0f);
   const auto reference = plain_of<double>(in);
   const auto loss = [&](const std::vector<double>& x, const std::vector<double>& gamma,
@@ -168,21 +176,18 @@ TEST_F(NormTest, reference_gradient_is_the_derivative) {
   expect_gradient("beta", r.beta, r.dbeta, [&](const auto& at) { return loss(r.x, r.gamma, at); });
 }
 
-TEST_F(NormTest, same_bits_for_any_thread_count) {
-  const Inputs in = inputs(257, 300);
-  const Results first = run(in, 1, Residual::separate);
-  for (const int threads : {2, 3, 4, 8}) {
-    const Results r = run(in, threads, Residual::separate);
-    EXPECT_TRUE(bytes_of(r.y, r.mean, r.rstd, r.dx, r.dgamma, r.dbeta) ==
-                bytes_of(first.y, first.mean, first.rstd, first.dx, first.dgamma, first.dbeta))
-        << threads;
-  }
+TEST_P(NormTest, same_bits_on_every_stream_and_stride) {
+  const Inputs in = inputs(257, 300, dtype());
+  expect_same_for_streams([&](Stream& stream, std::int64_t extra) {
+    const Results r = run(stream, in, Residual::separate, extra);
+    return bytes_of(r.y, r.mean, r.rstd, r.dx, r.dgamma, r.dbeta);
+  });
 }
 
-TEST_F(NormTest, flags_what_is_not_finite) {
-  Inputs in = inputs(4, 20);
+TEST_P(NormTest, flags_what_is_not_finite) {
+  Inputs in = inputs(4, 20, dtype());
   in.dy[7] = INFINITY;
-  EXPECT_TRUE(run(in, 1, Residual::separate).flagged);
+  EXPECT_TRUE(run(stream(), in, Residual::separate).flagged);
 }
 
 }  // namespace

@@ -1,36 +1,19 @@
-// What tests of CPU kernels share: reproducible inputs, naive products in any precision, and the
-// rule by which a result is close enough.
+// What tests of the CPU backend's own functions share, below the seam of ops.h: matrices in host
+// memory, streams with their workspace, tables of vector routines.
 #pragma once
 
 #include <gtest/gtest.h>
 
-#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <span>
 #include <string_view>
 #include <vector>
 
-#include "io/base/philox.h"
 #include "model/kernels/gemm_cpu.h"
+#include "tests/support/kernel_numbers.h"
 
 namespace elaswave::testing {
-
-/// Uniform in (-scale, scale), a function of (name, index) alone.
-inline std::vector<float> random_values(std::int64_t elems, std::string_view name,
-                                        float scale = 1) {
-  const RandomStream stream = random_stream(hash_text(name), RandomUse::test);
-  std::vector<float> values(static_cast<std::size_t>(elems));
-  for (std::size_t i = 0; i < values.size(); ++i)
-    values[i] = scale * (2 * uniform01(random_word(stream, i)) - 1);
-  return values;
-}
-
-/// The same numbers in another type.
-template <typename T>
-std::vector<T> as(std::span<const float> values) {
-  return {values.begin(), values.end()};
-}
 
 /// A row-major matrix inside a larger allocation: `pad` extra elements a row, all holding kCanary.
 class PaddedMat {
@@ -72,40 +55,6 @@ class PaddedMat {
   std::int64_t rows_, cols_, stride_;
   std::vector<float> values_;
 };
-
-/// C[m][n] = sum over k in order, in T: `a_m`, `a_k` are the strides of A in elements, likewise for
-/// B.
-template <typename T>
-std::vector<T> naive_product(std::span<const T> a, std::int64_t a_m, std::int64_t a_k,
-                             std::span<const T> b, std::int64_t b_k, std::int64_t b_n,
-                             std::int64_t M, std::int64_t N, std::int64_t K) {
-  std::vector<T> c(static_cast<std::size_t>(M * N), T{0});
-  for (std::int64_t m = 0; m < M; ++m)
-    for (std::int64_t k = 0; k < K; ++k)
-      for (std::int64_t n = 0; n < N; ++n)
-        c[static_cast<std::size_t>(m * N + n)] += a[static_cast<std::size_t>(m * a_m + k * a_k)] *
-                                                  b[static_cast<std::size_t>(k * b_k + n * b_n)];
-  return c;
-}
-
-/// The rule for kernels: the largest error is at most twice that of a plain f32 version, plus a few
-/// roundings of the largest result (the plain version may happen to be exact).
-template <typename Got>
-void expect_as_good_as_plain(std::span<const Got> got, std::span<const float> plain,
-                             std::span<const double> reference, std::string_view what) {
-  ASSERT_EQ(got.size(), reference.size()) << what;
-  ASSERT_EQ(plain.size(), reference.size()) << what;
-  double error = 0, plain_error = 0, largest = 0;
-  for (std::size_t i = 0; i < got.size(); ++i) {
-    ASSERT_TRUE(std::isfinite(static_cast<double>(got[i]))) << what << " element " << i;
-    error = std::max(error, std::abs(static_cast<double>(got[i]) - reference[i]));
-    plain_error = std::max(plain_error, std::abs(static_cast<double>(plain[i]) - reference[i]));
-    largest = std::max(largest, std::abs(reference[i]));
-  }
-  const double floor = 4 * 0x1p-24 * largest;
-  EXPECT_LE(error, 2 * plain_error + floor)
-      << what << ": plain version " << plain_error << ", largest value " << largest;
-}
 
 /// The value an exact sum stands for.
 inline std::vector<double> values_of(std::span<const std::int64_t> sums) {
