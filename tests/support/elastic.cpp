@@ -245,7 +245,8 @@ void run_rank(const app::Config& config, Campaign& campaign, comm::World& inner)
   const auto rank = static_cast<std::size_t>(world.world_rank());
   Writer writer(campaign, world);
   auto done = train_rank(config,
-                         {.files = options.files,
+                         {.behind_glass = options.behind_glass,
+                          .files = options.files,
                           .board = campaign.boards[rank].get(),
                           .observer = &writer,
                           .domains = options.domains,

@@ -45,7 +45,8 @@ struct SimulatedRun {
 
 struct SimulatedWorld {
   int ranks = 1;
-  int threads = 1;  // compute threads of each rank
+  int threads = 1;            // compute threads of each rank
+  bool behind_glass = false;  // as RankOptions'
   std::uint64_t seed = 1;
   FileSystem* files = nullptr;         // for checkpoints, in kCheckpoints; null: none
   FileSystem* other_files = nullptr;   // what all ranks but the lowest see instead; null: the same
@@ -66,6 +67,7 @@ struct RankRun {
 struct RankOptions {
   int threads = 1;  // compute threads
   kernels::Isa isa = kernels::Isa::automatic;
+  bool behind_glass = false;  // the device's memory is out of reach of host code
   FileSystem* files = nullptr;  // for checkpoints; null: none
   checkpoint::Beside beside = checkpoint::Beside::caller;
   const layout::Plan* plan = nullptr;     // null: the healthy one
