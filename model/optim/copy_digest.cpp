@@ -29,6 +29,7 @@ std::int64_t copy_digest(kernels::Ops& ops, device::Stream& stream, zero::Shard&
   if (ranges.empty()) return 0;
   std::vector<std::uint64_t> inner(ranges.size());
   ops.digest(stream, ranges, keys, inner);
+  stream.synchronize();  // the sums are the host's from here on
   std::uint64_t sum = 0;
   for (std::size_t i = 0; i < inner.size(); ++i)
     sum += weights[i / kKinds] * mix64(inner[i] ^ keys[i]);

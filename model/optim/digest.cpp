@@ -70,6 +70,7 @@ class Batch {
   void run(Take take) {
     sums_.resize(ranges_.size());
     ops_.digest(stream_, ranges_, keys_, sums_);
+    stream_.synchronize();  // the sums are the host's from here on
     for (std::size_t i = 0; i < sums_.size(); ++i) take(numbers_[i], keys_[i], sums_[i]);
     ranges_.clear();
     keys_.clear();

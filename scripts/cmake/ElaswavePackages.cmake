@@ -22,6 +22,11 @@ if(ELASWAVE_SANITIZE STREQUAL "thread")
   # Its fences are unknown to the sanitizer (and to g++ an error then); its mutexes order the same memory.
   target_compile_definitions(asio::asio INTERFACE ASIO_DISABLE_FENCED_BLOCK)
 endif()
+# 9.19; without it the plain kernels do all attention. Descriptions of devices came with 9.8.
+set(CuDNN_FOUND OFF)
+if(ELASWAVE_HAS_CUDA)
+  find_package(CuDNN 9.8)
+endif()
 if(ELASWAVE_TESTS)
   find_package(GTest REQUIRED)             # 1.12
 endif()

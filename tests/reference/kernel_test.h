@@ -64,7 +64,7 @@ class KernelTest : public ::testing::Test {
 
  private:
   std::unique_ptr<testing::Backend> backend_;
-  std::unique_ptr<Stream> stream_;
+  std::shared_ptr<Stream> stream_;
 };
 
 /// Bodies that run once for each storage type of activations and weights. Instantiate with

@@ -24,13 +24,17 @@ class Backend {
   virtual device::Device& device() = 0;
 
   /// A stream of one of stream_kinds() kinds, between which no bit of a result may differ: the
-  /// CPU's thread counts. Kind 0 is what tests use that ask for none.
-  virtual std::unique_ptr<device::Stream> make_stream(int kind) = 0;
+  /// CPU's thread counts. Kind 0 is what tests use that ask for none. A backend may keep it longer
+  /// than the test does.
+  virtual std::shared_ptr<device::Stream> make_stream(int kind) = 0;
   virtual int stream_kinds() const { return 1; }
 
   /// Are bits the same whatever the distance between rows? No contract of ops.h says so: vector and
   /// scalar loads may add in different orders.
   virtual bool strides_keep_bits() const { return false; }
+
+  /// Are biases rounded to the storage type before they are added?
+  virtual bool rounds_biases() const { return false; }
 
   /// Can activations and weights be of this type?
   virtual bool stores(DType dtype) const = 0;

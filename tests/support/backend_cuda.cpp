@@ -1,10 +1,40 @@
-// The backend under test is CUDA: a device, or the emulator, whichever is linked in.
+// The backend under test is CUDA: a GPU, or the emulator, whichever is linked in.
+#include <vector>
+
+#include "model/kernels/cuda_ops.h"
+#include "parallel/device/cuda_device.h"
 #include "tests/support/backend.h"
 
 namespace elaswave::testing {
+namespace {
+
+class CudaBackend final : public Backend {
+ public:
+  static Result<std::unique_ptr<Backend>> make() {
+    auto made = std::make_unique<CudaBackend>();
+    EW_ASSIGN(made->device_, device::make_cuda_device(0));
+    EW_ASSIGN(made->ops_, kernels::make_cuda_ops(*made->device_));
+    return made;
+  }
+  std::string name() const override { return device_->name(); }
+  kernels::Ops& ops() override { return *ops_; }
+  device::Device& device() override { return *device_; }
+  std::shared_ptr<device::Stream> make_stream(int) override {
+    return streams_.emplace_back(std::make_shared<device::CudaStream>(*device_));
+  }
+  bool rounds_biases() const override { return true; }  // cuBLASLt's are of the result's type
+  bool stores(DType) const override { return true; }
+
+ private:
+  std::unique_ptr<device::CudaDevice> device_;
+  std::vector<std::shared_ptr<device::Stream>> streams_;  // the operations' scratch is theirs
+  std::unique_ptr<kernels::Ops> ops_;
+};
+
+}  // namespace
 
 Result<std::unique_ptr<Backend>> make_backend() {
-  return fail({.code = Code::unavailable, .what = "no CUDA operations in this build"});
+  return CudaBackend::make();
 }
 
 }  // namespace elaswave::testing

@@ -16,8 +16,8 @@ class CpuBackend final : public Backend {
   std::string name() const override { return ops_->numeric_class(); }
   kernels::Ops& ops() override { return *ops_; }
   device::Device& device() override { return device::host_device(); }
-  std::unique_ptr<device::Stream> make_stream(int kind) override {
-    return std::make_unique<device::CpuStream>(kThreads[kind]);
+  std::shared_ptr<device::Stream> make_stream(int kind) override {
+    return std::make_shared<device::CpuStream>(kThreads[kind]);
   }
   int stream_kinds() const override { return std::ssize(kThreads); }
   bool strides_keep_bits() const override { return true; }
@@ -33,8 +33,8 @@ class BlindBackend final : public Backend {
   std::string name() const override { return ops_->numeric_class(); }
   kernels::Ops& ops() override { return *ops_; }
   device::Device& device() override { return device_; }
-  std::unique_ptr<device::Stream> make_stream(int kind) override {
-    return std::make_unique<BlindStream>(device_, kThreads[kind]);
+  std::shared_ptr<device::Stream> make_stream(int kind) override {
+    return std::make_shared<BlindStream>(device_, kThreads[kind]);
   }
   int stream_kinds() const override { return std::ssize(kThreads); }
   bool strides_keep_bits() const override { return true; }

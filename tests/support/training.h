@@ -67,7 +67,7 @@ struct RankRun {
 struct RankOptions {
   int threads = 1;  // compute threads
   kernels::Isa isa = kernels::Isa::automatic;
-  bool behind_glass = false;  // the device's memory is out of reach of host code
+  bool behind_glass = false;    // the device's memory is out of reach of host code
   FileSystem* files = nullptr;  // for checkpoints; null: none
   checkpoint::Beside beside = checkpoint::Beside::caller;
   const layout::Plan* plan = nullptr;     // null: the healthy one

@@ -16,6 +16,8 @@
 
 #include "tests/support/cuda/block.h"
 
+#undef __launch_bounds__
+#define __launch_bounds__(...)
 // A block's static memory is a static variable: blocks run one after the other.
 #undef __shared__
 #define __shared__ static

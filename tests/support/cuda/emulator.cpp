@@ -2,6 +2,7 @@
 
 #include <sys/mman.h>
 #include <unistd.h>
+#include <algorithm>
 
 #include <cstring>
 #include <mutex>
@@ -97,7 +98,8 @@ cudaError_t enqueue_kernel(cudaStream_t stream, Launch launch) {
 
 // A word of the argument that is the address of host memory is taken for a pointer to it. Below
 // 2^40 lie counts and sizes, above 2^47 nothing that a process can map.
-void check_argument(const void* argument, std::size_t bytes, std::source_location at) {
+void check_argument(const void* argument, const std::byte* members, std::size_t bytes,
+                    std::source_location at) {
   const auto lock = hold();
   const auto* words = static_cast<const std::byte*>(argument);
   for (std::size_t offset = 0; offset + sizeof(std::uintptr_t) <= bytes;
@@ -105,6 +107,10 @@ void check_argument(const void* argument, std::size_t bytes, std::source_locatio
     std::uintptr_t word = 0;
     std::memcpy(&word, words + offset, sizeof word);
     if (word >> 40 == 0 || word >> 47 != 0) continue;
+    // Between members lies whatever the stack held, addresses too.
+    if (std::any_of(members + offset, members + offset + sizeof word,
+                    [](std::byte byte) { return byte != std::byte{0xFF}; }))
+      continue;
     if (Machine::get().memory().owns(reinterpret_cast<const void*>(word)) || !is_mapped(word))
       continue;
     current.kernel = &at;

@@ -18,9 +18,11 @@
 
 #include <driver_types.h>
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <source_location>
+#include <type_traits>
 
 #include "tests/support/cuda/block.h"
 
@@ -67,6 +69,22 @@ class OpenDeviceMemory {
 
 // For the emulator's cuda_launch.h.
 cudaError_t enqueue_kernel(cudaStream_t stream, Launch launch);
-void check_argument(const void* argument, std::size_t bytes, std::source_location at);
+/// `members`: as many bytes, 0xFF where a member lies.
+void check_argument(const void* argument, const std::byte* members, std::size_t bytes,
+                    std::source_location at);
+
+/// Where the members of a T lie. (g++ 12 takes some members of arrays of classes for padding: what
+/// is left out is not looked at.)
+template <typename T>
+std::array<std::byte, sizeof(T)> members_of() {
+  std::array<std::byte, sizeof(T)> bytes;
+  bytes.fill(std::byte{0xFF});
+  if constexpr (std::is_class_v<T>) {
+    alignas(T) std::array<std::byte, sizeof(T)> object = bytes;
+    __builtin_clear_padding(reinterpret_cast<T*>(object.data()));
+    bytes = object;
+  }
+  return bytes;
+}
 
 }  // namespace elaswave::emulator

@@ -27,7 +27,8 @@ template <typename... Params>
 void launch(CudaStream& stream, const LaunchShape& shape, void (*kernel)(Params...),
             std::type_identity_t<Params>... args) {
   stream.device().select();
-  (emulator::check_argument(&args, sizeof args, shape.at), ...);
+  (emulator::check_argument(&args, emulator::members_of<Params>().data(), sizeof args, shape.at),
+   ...);
   check_cuda(emulator::enqueue_kernel(stream.handle(),
                                       {.grid = dim3(shape.blocks_x, shape.blocks_y, shape.blocks_z),
                                        .threads = shape.threads,

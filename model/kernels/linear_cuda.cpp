@@ -1,0 +1,20 @@
+#include "model/kernels/gemm_cuda.h"
+
+namespace elaswave::kernels::cuda {
+
+void linear_forward(const CudaContext& context, Gemm& gemm, const LinearForward& args) {
+  gemm.multiply(context, factors(ProductForm::nn, args.x_NC, args.w_CD), args.y_ND, args.b_D);
+}
+
+void linear_backward_input(const CudaContext& context, Gemm& gemm,
+                           const LinearBackwardInput& args) {
+  gemm.multiply(context, factors(ProductForm::nt, args.dy_ND, args.w_CD), args.dx_NC);
+}
+
+void linear_backward_weight(const CudaContext& context, Gemm& gemm,
+                            const LinearBackwardWeight& args) {
+  gemm.multiply_into_sink(context, factors(ProductForm::tn, args.x_NC, args.dy_ND), args.dw_CD);
+  if (args.db_D.elems != 0) column_sums_into_sink(context, args.dy_ND, args.db_D);
+}
+
+}  // namespace elaswave::kernels::cuda

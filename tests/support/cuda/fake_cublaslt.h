@@ -1,0 +1,31 @@
+// The functions of cuBLASLt that the product calls, on the CPU, through the emulator's streams: a
+// product is queued with the kernels and computed when its turn comes. Linked instead of the
+// library. It refuses what the library's documentation says it refuses or leaves undefined
+// (alignments, sizes, types, a workspace too small), so that a wrong set-up shows without a GPU.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+namespace elaswave::testing {
+
+/// What a test may plant and ask. THREADS: any.
+struct FakeCublasLt {
+  /// The next call of one of these returns CUBLAS_STATUS_EXECUTION_FAILED (matmul) or
+  /// CUBLAS_STATUS_NOT_SUPPORTED (heuristic), CUBLAS_STATUS_NOT_INITIALIZED (create), once.
+  std::atomic<bool> fail_matmul{false}, fail_heuristic{false}, fail_create{false};
+  /// Counts of calls that succeeded.
+  std::atomic<std::int64_t> matmuls{0}, heuristics{0}, checks{0};
+  /// Handles, descriptors, layouts and preferences that exist.
+  std::atomic<std::int64_t> alive{0};
+};
+FakeCublasLt& fake_cublaslt();
+
+/// What the fake's algorithms add to a product's words: for tests of the tuned table.
+enum class FakeAlgorithm : std::uint64_t {
+  plain = 1,      // sums over k in order
+  split = 2,      // halves of k in the workspace, added in order (COMPUTE_TYPE)
+  scattered = 3,  // halves of k added in an order that changes from call to call (INPLACE)
+};
+
+}  // namespace elaswave::testing
