@@ -50,6 +50,8 @@ for preset in cpu-release cpu-asan cpu-tsan cpu-mutants cpu-fuzz; do
   # A test prints its counts as "campaign: ..." lines.
   sed -n "s/^.*campaign: /  $preset: /p" "build/logs/$preset.output.log" | sort -u
 done
+printf '\n== bundles\n'
+sed -nE 's/^(bundle: |(skipped: no bare root))/  \2/p' build/logs/cpu-release.output.log
 printf '\n== summary\n'
 printf '  %s\n' "${summaries[@]}"
 exit "$failed"
