@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Sets up, builds and runs every test: the release build, then the in-process tests under AddressSanitizer and
-# UndefinedBehaviorSanitizer, then the threaded parts under ThreadSanitizer. Ends with ctest's summaries and the campaign
+# UndefinedBehaviorSanitizer, then the threaded parts under ThreadSanitizer, then the CUDA backend on an emulator. Ends with ctest's summaries and the campaign
 # counts. Usage: scripts/test.sh [--long]   (--long adds the checks that CI cannot afford: the simulation campaign against
 # every mutant, its long form, kills by the hundred, fuzzing)
 set -euo pipefail
@@ -41,11 +41,17 @@ long_pattern=()
 run_suite release cpu-release all "${long_pattern[@]}" || failed=1
 run_suite asan+ubsan cpu-asan in_process_tests -L 'unit|reference|property' -LE long || failed=1
 run_suite tsan cpu-tsan threaded_tests -L tsan || failed=1
+# CUDA needs its compiler and no GPU: kernels run on an emulator, attention is planned for sm_90.
+if command -v nvcc >/dev/null || [ -x /usr/local/cuda/bin/nvcc ]; then
+  run_suite cuda cuda-release cuda_tests -L cuda || failed=1
+else
+  summaries+=("$(printf '%-12s %s' cuda 'skipped: no nvcc')")
+fi
 [ "$long" = 0 ] || run_suite mutants cpu-mutants mutants_test -L mutants || failed=1
 [ "$long" = 0 ] || run_suite fuzz cpu-fuzz fuzz_targets -L fuzz || failed=1
 
 printf '\n== campaigns\n'
-for preset in cpu-release cpu-asan cpu-tsan cpu-mutants cpu-fuzz; do
+for preset in cpu-release cpu-asan cpu-tsan cuda-release cpu-mutants cpu-fuzz; do
   [ -r "build/logs/$preset.output.log" ] || continue
   # A test prints its counts as "campaign: ..." lines.
   sed -n "s/^.*campaign: /  $preset: /p" "build/logs/$preset.output.log" | sort -u

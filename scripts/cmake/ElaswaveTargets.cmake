@@ -14,12 +14,14 @@ endfunction()
 # What the sanitizer builds need: every test that runs in one process, and those with threads of ours.
 add_custom_target(in_process_tests)
 add_custom_target(threaded_tests)
+# What the build with CUDA adds: its tests, which need no GPU, and the program itself.
+add_custom_target(cuda_tests)
 
-# elaswave_test(NAME CATEGORY unit|reference|property|golden TIMEOUT s SOURCES ... DEPENDS ... [THREADED])
+# elaswave_test(NAME CATEGORY unit|reference|property|golden TIMEOUT s SOURCES ... DEPENDS ... [THREADED] [CUDA])
 # One GoogleTest binary, one CTest entry. TIMEOUT is mandatory: a hang is a failure with a name. THREADED tests also run
-# under ThreadSanitizer (label tsan).
+# under ThreadSanitizer (label tsan). CUDA tests are those of the build with CUDA alone (label cuda).
 function(elaswave_test name)
-  cmake_parse_arguments(arg "THREADED" "CATEGORY;TIMEOUT" "SOURCES;DEPENDS;ARGS" ${ARGN})
+  cmake_parse_arguments(arg "THREADED;CUDA" "CATEGORY;TIMEOUT" "SOURCES;DEPENDS;ARGS" ${ARGN})
   if(NOT arg_CATEGORY OR NOT arg_TIMEOUT OR NOT arg_SOURCES)
     message(FATAL_ERROR "elaswave_test(${name}) needs CATEGORY, TIMEOUT and SOURCES")
   endif()
@@ -31,6 +33,10 @@ function(elaswave_test name)
   if(arg_THREADED)
     list(APPEND labels tsan)
     add_dependencies(threaded_tests ${name})
+  endif()
+  if(arg_CUDA)
+    list(APPEND labels cuda)
+    add_dependencies(cuda_tests ${name})
   endif()
   set_tests_properties(${name} PROPERTIES LABELS "${labels}" TIMEOUT ${arg_TIMEOUT})
 endfunction()
