@@ -19,7 +19,10 @@ replica::Followers followers_of(EngineParts& parts) {
 std::unique_ptr<Engine::Stores> Engine::make_stores(const EngineParts& parts, Engine* before) {
   std::vector<bool> held = zero::held_parts(parts.plan, parts.blocks, parts.world.world_rank());
   if (before != nullptr && before->stores_->held == held) return std::move(before->stores_);
-  if (before != nullptr) before->stores_.reset();  // both at once might not fit
+  if (before != nullptr) {
+    parts.machine.stream.synchronize();
+    before->stores_.reset();  // both at once might not fit
+  }
   zero::TensorStore working(parts.blocks, gpt::working_bytes(parts.inventory, held),
                             parts.machine.stream.device());
   zero::GradSums sums(parts.blocks, parts.spec.sum_mode, held, parts.machine.arithmetic);
@@ -41,6 +44,14 @@ Engine::Engine(EngineParts parts, std::unique_ptr<Engine> before)
       backups_(parts_.world, parts_.shard, followers_of(parts_), parts_.spec.timeout) {
   before.reset();  // its activations make room for ours
   runner_ = make_runner();
+}
+
+Engine::~Engine() {
+  try {
+    parts_.machine.stream.synchronize();
+  } catch (const device::DeviceLost&) {
+    // Told by whoever uses it next.
+  }
 }
 
 std::unique_ptr<StageRunner> Engine::make_runner() {

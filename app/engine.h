@@ -43,6 +43,10 @@ class Engine {
  public:
   /// Allocates everything. `before`: takes over its memory where both plans want the same.
   explicit Engine(EngineParts parts, std::unique_ptr<Engine> before = nullptr);
+  /// Waits for the device: it may still work on memory that goes.
+  ~Engine();
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
 
   const layout::Plan& plan() const { return parts_.plan; }
   const layout::Place& place() const { return place_; }

@@ -5,21 +5,25 @@
 #include <new>
 #include <thread>
 
+#include "app/backends.h"
 #include "app/commands.h"
 #include "app/layout.h"
 #include "app/memory.h"
 #include "app/resume.h"
 #include "io/base/hash.h"
 #include "model/gpt/fingerprint.h"
-#include "model/kernels/cpu_ops.h"
 
 namespace elaswave::app {
 namespace {
 
+// Set by Open MPI's launchers.
 int ranks_on_host() {
-  const char* local_size =
-      std::getenv("OMPI_COMM_WORLD_LOCAL_SIZE");  // set by Open MPI's launchers
+  const char* local_size = std::getenv("OMPI_COMM_WORLD_LOCAL_SIZE");
   return std::max(1, local_size != nullptr ? std::atoi(local_size) : 1);
+}
+int rank_on_host() {
+  const char* local_rank = std::getenv("OMPI_COMM_WORLD_LOCAL_RANK");
+  return std::max(0, local_rank != nullptr ? std::atoi(local_rank) : 0);
 }
 
 /// Cores of this host shared fairly among its ranks: oversubscribed compute threads only get in
@@ -52,8 +56,11 @@ Result<void> build(const Settings& settings, comm::World& world, bool (*stop)(),
   EW_ASSIGN(setup.plan, healthy_plan(setup.spec, world.size(), world.generation()));
   setup.memory = worst_memory(setup.spec, setup.plan.plan);
   EW_TRY(check_memory(setup.spec, setup.plan.plan));
-  EW_ASSIGN(setup.ops, kernels::make_cpu_ops(isa_of(config)));
-  setup.stream = std::make_unique<device::CpuStream>(thread_count(config));
+  EW_ASSIGN(setup.device, make_rank_device(config.device.kind,
+                                           {.isa = isa_of(config), .threads = thread_count(config)},
+                                           static_cast<int>(config.device.gpu), rank_on_host()));
+  const kernels::Machine machine = setup.device->machine();
+  if (!machine.stream.device().host_reads()) setup.staged.emplace(world, machine.stream);
   lap("device");
   EW_ASSIGN(const data::TokenFormat format, data::parse_token_format(config.data.format));
   EW_ASSIGN(const data::TokenType type, data::parse_token_type(config.data.dtype));
@@ -63,9 +70,9 @@ Result<void> build(const Settings& settings, comm::World& world, bool (*stop)(),
   }
   lap("data");
   // Before the trainer takes its memory: the fingerprint needs some of its own for a moment.
-  EW_ASSIGN(const std::uint64_t fingerprint,
-            gpt::fingerprint(kernels::host_machine(*setup.ops, *setup.stream), setup.spec.model,
-                             setup.spec.micro_batch, setup.spec.storage));
+  EW_ASSIGN(
+      const std::uint64_t fingerprint,
+      gpt::fingerprint(machine, setup.spec.model, setup.spec.micro_batch, setup.spec.storage));
   lap("fingerprint");
   if (!setup.spec.checkpoint.directory.empty()) {
     const CheckpointSpec& spec = setup.spec.checkpoint;
@@ -82,15 +89,15 @@ Result<void> build(const Settings& settings, comm::World& world, bool (*stop)(),
         .facts = manifest_facts({.train_fingerprint = setup.train->fingerprint(),
                                  .val_fingerprint = setup.val ? setup.val->fingerprint() : 0,
                                  .tokenizer = setup.train->tokenizer(),
-                                 .numeric_class = setup.ops->numeric_class(),
+                                 .numeric_class = machine.ops.numeric_class(),
                                  .fingerprint = fingerprint,
                                  .ranks = world.size(),
                                  .tensor_degree = setup.spec.layout.tensor})});
   }
   EW_ASSIGN(
       setup.trainer,
-      Trainer::create(setup.spec, {.world = world,
-                                   .machine = kernels::host_machine(*setup.ops, *setup.stream),
+      Trainer::create(setup.spec, {.world = setup.staged ? *setup.staged : world,
+                                   .machine = machine,
                                    .train = *setup.train,
                                    .val = setup.val ? &*setup.val : nullptr,
                                    .stop = stop,
@@ -99,7 +106,7 @@ Result<void> build(const Settings& settings, comm::World& world, bool (*stop)(),
                                    .faults = std::move(faults)}));
   lap("weights");
   setup.identity = {
-      .numeric_class = setup.ops->numeric_class(),
+      .numeric_class = machine.ops.numeric_class(),
       .recipe = combine64(setup.spec.recipe_hash(), !config.train.dump_state.empty()),
       .data = combine64(setup.train->fingerprint(), setup.val ? setup.val->fingerprint() : 0),
       .plan = layout::digest(setup.trainer->plan()),
@@ -111,17 +118,24 @@ Result<void> build(const Settings& settings, comm::World& world, bool (*stop)(),
 
 std::optional<Error> set_up(const Settings& settings, comm::World& world, bool (*stop)(),
                             RankFaults faults, LocalSetup& setup) {
-  try {
-    auto built = build(settings, world, stop, std::move(faults), setup);
-    if (built) return std::nullopt;
-    return std::move(built).error();
-  } catch (const std::bad_alloc&) {
+  const auto does_not_fit = [&](std::string what) {
     return Error{.code = Code::does_not_fit,
-                 .what = "the system refused memory",
+                 .what = std::move(what),
                  .where = fmt::format("rank {}, at start", world.world_rank()),
                  .why = fmt::format("the run needs {} a rank: {}", bytes_text(setup.memory.total()),
                                     memory_text(setup.memory)),
                  .fix = "use a smaller train.micro_batch or model.context, or a smaller model"};
+  };
+  try {
+    auto built = build(settings, world, stop, std::move(faults), setup);
+    if (built) return std::nullopt;
+    return std::move(built).error();
+  } catch (const device::DeviceLost& lost) {
+    return device_lost(lost);
+  } catch (const device::OutOfMemory& full) {
+    return does_not_fit(full.what());
+  } catch (const std::bad_alloc&) {
+    return does_not_fit("the system refused memory");
   }
 }
 

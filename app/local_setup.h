@@ -8,13 +8,13 @@
 #include <vector>
 
 #include "app/options.h"
+#include "app/rank_device.h"
 #include "app/start.h"
 #include "app/trainer.h"
 #include "elastic/plan/healthy.h"
 #include "io/base/file_system.h"
 #include "io/data/token_file.h"
-#include "model/kernels/ops.h"
-#include "parallel/device/stream.h"
+#include "parallel/comm/staged_world.h"
 
 namespace elaswave::app {
 
@@ -22,8 +22,10 @@ struct LocalSetup {
   plan::Domains domains;    // given: by world rank
   plan::RankLimits limits;  // given: of memory, by world rank
   RunSpec spec;
-  std::unique_ptr<kernels::Ops> ops;
-  std::unique_ptr<device::CpuStream> stream;
+  std::unique_ptr<RankDevice> device;
+  // In front of the world where host code cannot touch the device's memory. Everything after set_up
+  // goes through it.
+  std::optional<comm::StagedWorld> staged;
   std::optional<data::TokenSet> train, val;
   std::unique_ptr<FileSystem> files = make_file_system();
   std::optional<CheckpointSetup> checkpoint;

@@ -207,6 +207,20 @@ void add_machine(std::vector<Option>& table) {
                    {"exact", "fast"},
                    ResumeClass::refuse,
                    "exact: same bits on any ranks and threads; fast: fp32 sums, for comparison"});
+  table.push_back({"device.kind",
+                   field<&Config::device, &Config::Device::kind>,
+                   "",
+                   {},
+                   {"cpu", "cuda"},
+                   ResumeClass::warn,
+                   "what trains; part of the numeric class"});
+  table.push_back({"device.gpu",
+                   field<&Config::device, &Config::Device::gpu>,
+                   "",
+                   between(-1, 1024),
+                   {},
+                   ResumeClass::free,
+                   "of those a process sees; -1: by the rank's number on its host"});
   table.push_back({"device.threads",
                    field<&Config::device, &Config::Device::threads>,
                    "threads",

@@ -32,6 +32,7 @@ Console::Rows start_rows(const Settings& settings, const LocalSetup& setup,
   std::string timeline;
   for (const auto& [phase, ms] : setup.timeline)
     timeline += fmt::format("{}{} {:.0f} ms", timeline.empty() ? "" : ", ", phase, ms);
+  const int threads = setup.device->machine().host_stream.pool().threads();
   const double params = static_cast<double>(setup.trainer->inventory().total_elems());
   return {
       {"model",
@@ -46,9 +47,8 @@ Console::Rows start_rows(const Settings& settings, const LocalSetup& setup,
       {"batch",
        fmt::format("{} samples = {} micro-batches of {}; {} tokens a step", spec.global_batch(),
                    spec.micro_batches, spec.micro_batch, spec.tokens_per_step())},
-      {"layout",
-       fmt::format("{}; {} compute thread{} a rank", layout_text(spec, setup.plan),
-                   setup.stream->pool().threads(), setup.stream->pool().threads() == 1 ? "" : "s")},
+      {"layout", fmt::format("{}; {} compute thread{} a rank", layout_text(spec, setup.plan),
+                             threads, threads == 1 ? "" : "s")},
       {"work",
        fmt::format("{} flop a step", count_text(spec::training_flops_per_token(model) *
                                                 static_cast<double>(spec.tokens_per_step())))},

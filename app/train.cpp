@@ -230,7 +230,8 @@ Result<int> run_train(const Settings& settings) {
   // ended before the memory it may still read and write goes.
   LocalSetup setup;
   ArmedFaults faults(config);
-  EW_ASSIGN(const std::unique_ptr<comm::World> world, make_world(config, faults));
+  EW_ASSIGN(const std::unique_ptr<comm::World> transport, make_world(config, faults));
+  comm::World* world = transport.get();
   const bool reporter = world->world_rank() == 0;
   set_process_label(fmt::format("rank {}", world->world_rank()));
   const Nanoseconds timeout = config.comm.timeout_ms * kMillisecond;
@@ -239,6 +240,7 @@ Result<int> run_train(const Settings& settings) {
   setup.domains = domain_numbers(places);
   setup.limits = rank_limits(places);
   std::optional<Error> failure = set_up(settings, *world, stop_requested, faults.of_rank(), setup);
+  if (setup.staged) world = &*setup.staged;
   EW_TRY(agree_start(*world, failure, setup.identity, timeout));
   std::vector<FileLock> locks;
   if (reporter) {

@@ -5,6 +5,7 @@
 
 #include "app/layout.h"
 #include "app/phase.h"
+#include "app/rank_device.h"
 #include "app/state_dump.h"
 #include "elastic/plan/rebalance.h"
 #include "io/base/log.h"
@@ -152,6 +153,10 @@ Result<RunSummary> Trainer::run(StepObserver& observer, const Ending& ending) {
       auto summary = attempt(observer, ending);
       if (summary || !view_changes(summary.error())) return summary;
     } catch (const comm::StepAborted&) {
+    } catch (const device::DeviceLost& lost) {
+      return fail(device_lost(lost));
+    } catch (const device::OutOfMemory& full) {
+      return fail({.code = Code::does_not_fit, .what = "the device is full", .why = full.what()});
     }
     aborted_ = true;
   }

@@ -82,6 +82,7 @@ Result<std::uint64_t> fingerprint(const kernels::Machine& machine, const spec::M
   const optim::CommitRecord record = optim::decide(vote, {Step{1}, Generation{0}}, 0, 0, adamw);
   optim::apply(machine, inventory, blocks, shard, owned, {}, record, working);
 
+  machine.stream.synchronize();  // before what it works on goes
   std::uint64_t hash = optim::state_digest(
       inventory,
       optim::digest_sums(machine.host_ops, machine.host_stream, inventory, blocks, shard));

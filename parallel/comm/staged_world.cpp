@@ -23,6 +23,14 @@ void for_pieces(const AnyPieces& pieces, Copy copy) {
 
 }  // namespace
 
+StagedWorld::~StagedWorld() {
+  try {
+    stream_.synchronize();  // copies from and to staging memory
+  } catch (const device::DeviceLost&) {
+    // Told by whoever uses it next.
+  }
+}
+
 template <typename AnyPieces>
 bool StagedWorld::hidden(const AnyPieces& pieces) const {
   return std::any_of(pieces.begin(), pieces.end(), [this](const auto& piece) {

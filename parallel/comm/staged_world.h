@@ -25,6 +25,7 @@ class StagedWorld final : public World {
   /// `stream` is the one that all device memory of messages is written and read on. Both must
   /// outlive this world.
   StagedWorld(World& inner, device::Stream& stream) : inner_(inner), stream_(stream) {}
+  ~StagedWorld() override;
   StagedWorld(const StagedWorld&) = delete;
   StagedWorld& operator=(const StagedWorld&) = delete;
 

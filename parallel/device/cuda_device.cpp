@@ -54,6 +54,14 @@ Result<int> device_count() {
 
 }  // namespace
 
+Result<int> cuda_device_count() {
+  EW_ASSIGN(const int count, device_count());
+  if (count == 0)
+    return fail(no_device("no GPU", "this process sees none",
+                          "run on the CPU, or look at CUDA_VISIBLE_DEVICES"));
+  return count;
+}
+
 Result<std::unique_ptr<CudaDevice>> make_cuda_device(int index) {
   EW_ASSIGN(const int count, device_count());
   if (index < 0 || index >= count)

@@ -61,6 +61,9 @@ class CudaDevice final : public Device {
   std::unique_ptr<CudaStream> clear_;  // a stream of its own: clearing must not wait for a step
 };
 
+/// GPUs that the process sees, at least one. Code::unavailable as below.
+Result<int> cuda_device_count();
+
 /// GPU `index` of those the process sees. Refuses with one line when there is no NVIDIA driver, no
 /// such GPU, or one older than compute capability 9.0, for which nothing is compiled.
 Result<std::unique_ptr<CudaDevice>> make_cuda_device(int index);

@@ -28,8 +28,10 @@ class MemoryTest : public testing::Test {
     device::CpuStream stream(1);
     const auto tokens =
         data::TokenSet::open(config_.data.train, data::TokenFormat::nanogpt).value();
-    auto made = app::Trainer::create(
-        spec, {.world = world, .machine = kernels::host_machine(*ops, stream), .train = tokens, .plan = &plan});
+    auto made = app::Trainer::create(spec, {.world = world,
+                                            .machine = kernels::host_machine(*ops, stream),
+                                            .train = tokens,
+                                            .plan = &plan});
     ASSERT_TRUE(made.has_value()) << made.error().text();
     const std::unique_ptr<app::Trainer> trainer = *std::move(made);
     const spec::MemoryTable real = trainer->memory();

@@ -171,10 +171,10 @@ TEST_F(TrainTest, PlannedMemoryIsWhatIsAllocated) {
     device::CpuStream stream(1);
     const auto tokens =
         data::TokenSet::open(config_.data.train, data::TokenFormat::nanogpt).value();
-    const auto trainer =
-        app::Trainer::create(spec,
-                             {.world = *world, .machine = kernels::host_machine(*ops, stream), .train = tokens})
-            .value();
+    const auto trainer = app::Trainer::create(spec, {.world = *world,
+                                                     .machine = kernels::host_machine(*ops, stream),
+                                                     .train = tokens})
+                             .value();
     const spec::MemoryTable real = trainer->memory();
     const spec::MemoryTable planned = app::worst_memory(spec, trainer->plan());
     for (std::size_t index = 0; index < spec::kMemoryTerms; ++index) {
@@ -246,7 +246,8 @@ TEST_F(TrainTest, AnObserverThatFailsEndsItsRankInOrder) {
     const auto tokens =
         data::TokenSet::open(config_.data.train, data::TokenFormat::nanogpt).value();
     const auto trainer =
-        app::Trainer::create(spec, {.world = world, .machine = kernels::host_machine(*ops, stream), .train = tokens})
+        app::Trainer::create(
+            spec, {.world = world, .machine = kernels::host_machine(*ops, stream), .train = tokens})
             .value();
     FailingObserver observer;
     const auto run = trainer->run(observer);

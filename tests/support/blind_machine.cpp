@@ -1,5 +1,6 @@
 #include "tests/support/blind_machine.h"
 
+#include "tests/support/blind_device.h"
 #include "tests/support/blind_ops.h"
 
 namespace elaswave::testing {
@@ -43,15 +44,34 @@ class BlindArithmetic final : public device::Arithmetic {
   device::Arithmetic& host_ = device::host_arithmetic();
 };
 
+class BlindRank final : public app::RankDevice {
+ public:
+  static Result<std::unique_ptr<app::RankDevice>> make(const app::HostPart& host) {
+    std::unique_ptr<BlindRank> made(new BlindRank(host.threads));
+    EW_ASSIGN(std::unique_ptr<kernels::Ops> behind, kernels::make_cpu_ops(host.isa));
+    EW_ASSIGN(made->host_ops_, kernels::make_cpu_ops(host.isa));
+    made->ops_ = make_blind_ops(std::move(behind));
+    made->arithmetic_ = std::make_unique<BlindArithmetic>(made->device_);
+    return made;
+  }
+  kernels::Machine machine() override {
+    return {*ops_, stream_, *arithmetic_, *host_ops_, host_stream_};
+  }
+
+ private:
+  explicit BlindRank(int threads) : stream_(device_, threads), host_stream_(threads) {}
+
+  BlindDevice device_;
+  BlindStream stream_;
+  device::CpuStream host_stream_;
+  std::unique_ptr<device::Arithmetic> arithmetic_;
+  std::unique_ptr<kernels::Ops> ops_, host_ops_;
+};
+
 }  // namespace
 
-Result<std::unique_ptr<BlindMachine>> BlindMachine::make(kernels::Isa isa, int threads) {
-  std::unique_ptr<BlindMachine> made(new BlindMachine(threads));
-  EW_ASSIGN(std::unique_ptr<kernels::Ops> behind, kernels::make_cpu_ops(isa));
-  EW_ASSIGN(made->host_ops_, kernels::make_cpu_ops(isa));
-  made->ops_ = make_blind_ops(std::move(behind));
-  made->arithmetic_ = std::make_unique<BlindArithmetic>(made->device_);
-  return made;
+Result<std::unique_ptr<app::RankDevice>> make_blind_rank(const app::HostPart& host) {
+  return BlindRank::make(host);
 }
 
 }  // namespace elaswave::testing

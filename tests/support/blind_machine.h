@@ -2,28 +2,11 @@
 // training runs.
 #pragma once
 
-#include <memory>
-
-#include "model/kernels/cpu_ops.h"
-#include "tests/support/blind_device.h"
+#include "app/rank_device.h"
 
 namespace elaswave::testing {
 
-/// THREADS: one at a time.
-class BlindMachine {
- public:
-  static Result<std::unique_ptr<BlindMachine>> make(kernels::Isa isa, int threads);
-
-  kernels::Machine machine() { return {*ops_, stream_, *arithmetic_, *host_ops_, host_stream_}; }
-
- private:
-  explicit BlindMachine(int threads) : stream_(device_, threads), host_stream_(threads) {}
-
-  BlindDevice device_;
-  BlindStream stream_;
-  device::CpuStream host_stream_;
-  std::unique_ptr<device::Arithmetic> arithmetic_;
-  std::unique_ptr<kernels::Ops> ops_, host_ops_;
-};
+/// An app::MakeRankDevice.
+Result<std::unique_ptr<app::RankDevice>> make_blind_rank(const app::HostPart& host);
 
 }  // namespace elaswave::testing

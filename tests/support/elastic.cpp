@@ -245,7 +245,7 @@ void run_rank(const app::Config& config, Campaign& campaign, comm::World& inner)
   const auto rank = static_cast<std::size_t>(world.world_rank());
   Writer writer(campaign, world);
   auto done = train_rank(config,
-                         {.behind_glass = options.behind_glass,
+                         {.make_device = options.make_device,
                           .files = options.files,
                           .board = campaign.boards[rank].get(),
                           .observer = &writer,

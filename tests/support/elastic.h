@@ -45,7 +45,7 @@ struct ElasticOptions {
   plan::Domains domains;
   plan::RankLimits limits;  // of memory
   bool claims = true;
-  bool behind_glass = false;  // as RankOptions'
+  app::MakeRankDevice make_device = &app::make_cpu_rank;
   std::int64_t fill_elems = 0;
   std::int32_t copies = 1;  // as the configuration has it: what may be lost depends on it
   Nanoseconds silence = 50 * kMillisecond;

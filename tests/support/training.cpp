@@ -9,7 +9,6 @@
 
 #include "app/start.h"
 #include "parallel/comm/staged_world.h"
-#include "tests/support/blind_machine.h"
 
 namespace elaswave::test {
 namespace {
@@ -95,46 +94,18 @@ app::CheckpointSetup checkpoint_setup(const app::Config& config, FileSystem& fil
           .facts = {{"tokenizer", ""}}};
 }
 
-namespace {
-
-/// What a rank computes on, and the world it sends that memory through.
-class Place {
- public:
-  static Result<std::unique_ptr<Place>> make(const RankOptions& options, comm::World& world) {
-    std::unique_ptr<Place> made(new Place(options.threads, world));
-    if (!options.behind_glass) {
-      EW_ASSIGN(made->ops_, kernels::make_cpu_ops(options.isa));
-      return made;
-    }
-    EW_ASSIGN(made->blind_, testing::BlindMachine::make(options.isa, options.threads));
-    made->staged_.emplace(world, made->blind_->machine().stream);
-    return made;
-  }
-  kernels::Machine machine() {
-    return blind_ ? blind_->machine() : kernels::host_machine(*ops_, stream_);
-  }
-  comm::World& world() { return staged_ ? *staged_ : world_; }
-
- private:
-  Place(int threads, comm::World& world) : world_(world), stream_(threads) {}
-
-  comm::World& world_;
-  device::CpuStream stream_;
-  std::unique_ptr<kernels::Ops> ops_;
-  std::unique_ptr<testing::BlindMachine> blind_;
-  std::optional<comm::StagedWorld> staged_;
-};
-
-}  // namespace
-
 Result<RankRun> train_rank(const app::Config& config, const RankOptions& options,
                            comm::World& bare_world) {
   EW_ASSIGN(app::RunSpec spec, app::resolve(config));
   spec.elastic.domains = options.domains;
   spec.elastic.limits = options.limits;
   spec.elastic.fill_elems = options.fill_elems;
-  EW_ASSIGN(const std::unique_ptr<Place> place, Place::make(options, bare_world));
-  comm::World& world = place->world();
+  EW_ASSIGN(const std::unique_ptr<app::RankDevice> device,
+            options.make_device({.isa = options.isa, .threads = options.threads}));
+  const kernels::Machine machine = device->machine();
+  std::optional<comm::StagedWorld> staged;
+  if (!machine.stream.device().host_reads()) staged.emplace(bare_world, machine.stream);
+  comm::World& world = staged ? *staged : bare_world;
   EW_ASSIGN(const data::TokenSet tokens,
             data::TokenSet::open(config.data.train, data::TokenFormat::nanogpt));
   std::optional<data::TokenSet> val;
@@ -146,7 +117,7 @@ Result<RankRun> train_rank(const app::Config& config, const RankOptions& options
     checkpoint.emplace(checkpoint_setup(config, *options.files, options.beside));
   EW_ASSIGN(const auto trainer,
             app::Trainer::create(spec, {.world = world,
-                                        .machine = place->machine(),
+                                        .machine = machine,
                                         .train = tokens,
                                         .val = val ? &*val : nullptr,
                                         .stop = options.stop,
@@ -161,7 +132,7 @@ Result<RankRun> train_rank(const app::Config& config, const RankOptions& options
         !prepared)
       failure = prepared.error();
   EW_TRY(app::agree_start(world, failure,
-                          {.numeric_class = place->machine().ops.numeric_class(),
+                          {.numeric_class = machine.ops.numeric_class(),
                            .recipe = spec.recipe_hash(),
                            .plan = layout::digest(trainer->plan())},
                           spec.timeout));
@@ -187,7 +158,7 @@ SimulatedRun train_simulated(const app::Config& config, const SimulatedWorld& op
         auto done =
             train_rank(config,
                        {.threads = options.threads,
-                        .behind_glass = options.behind_glass,
+                        .make_device = options.make_device,
                         .files = files,
                         .plan = options.plan,
                         .stop = world.world_rank() == options.stop_rank ? options.stop : nullptr},

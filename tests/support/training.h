@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "app/config.h"
+#include "app/rank_device.h"
 #include "app/trainer.h"
 #include "model/kernels/cpu_ops.h"
 #include "parallel/comm/simulation.h"
@@ -45,8 +46,8 @@ struct SimulatedRun {
 
 struct SimulatedWorld {
   int ranks = 1;
-  int threads = 1;            // compute threads of each rank
-  bool behind_glass = false;  // as RankOptions'
+  int threads = 1;  // compute threads of each rank
+  app::MakeRankDevice make_device = &app::make_cpu_rank;
   std::uint64_t seed = 1;
   FileSystem* files = nullptr;         // for checkpoints, in kCheckpoints; null: none
   FileSystem* other_files = nullptr;   // what all ranks but the lowest see instead; null: the same
@@ -67,7 +68,7 @@ struct RankRun {
 struct RankOptions {
   int threads = 1;  // compute threads
   kernels::Isa isa = kernels::Isa::automatic;
-  bool behind_glass = false;    // the device's memory is out of reach of host code
+  app::MakeRankDevice make_device = &app::make_cpu_rank;
   FileSystem* files = nullptr;  // for checkpoints; null: none
   checkpoint::Beside beside = checkpoint::Beside::caller;
   const layout::Plan* plan = nullptr;     // null: the healthy one

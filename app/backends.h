@@ -1,0 +1,15 @@
+// The backends of this build. CMake chooses the file behind it.
+#pragma once
+
+#include <string>
+
+#include "app/rank_device.h"
+
+namespace elaswave::app {
+
+/// `kind` and `gpu` as device.kind and device.gpu have them. Code::unavailable: this build or this
+/// machine has none.
+Result<std::unique_ptr<RankDevice>> make_rank_device(const std::string& kind, const HostPart& host,
+                                                     int gpu, int local_rank);
+
+}  // namespace elaswave::app

@@ -1,0 +1,15 @@
+#include "app/backends.h"
+
+namespace elaswave::app {
+
+Result<std::unique_ptr<RankDevice>> make_rank_device(const std::string& kind, const HostPart& host,
+                                                     int, int) {
+  if (kind == "cpu") return make_cpu_rank(host);
+  return fail({.code = Code::unavailable,
+               .what = "this build has no CUDA backend",
+               .where = "device.kind",
+               .why = "the CUDA toolkit was not found, or not wanted, when it was made",
+               .fix = "build with -DELASWAVE_CUDA=ON, or use --device.kind=cpu"});
+}
+
+}  // namespace elaswave::app

@@ -1,0 +1,12 @@
+#include "app/backends.h"
+#include "app/rank_device_cuda.h"
+
+namespace elaswave::app {
+
+Result<std::unique_ptr<RankDevice>> make_rank_device(const std::string& kind, const HostPart& host,
+                                                     int gpu, int local_rank) {
+  if (kind == "cpu") return make_cpu_rank(host);
+  return make_cuda_rank(host, gpu, local_rank, &kernels::cuda::make_cudnn_attention);
+}
+
+}  // namespace elaswave::app

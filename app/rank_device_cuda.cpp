@@ -1,0 +1,55 @@
+#include "app/rank_device_cuda.h"
+
+#include "model/kernels/cuda_ops.h"
+#include "parallel/device/cuda_arithmetic.h"
+
+namespace elaswave::app {
+namespace {
+
+class CudaRank final : public RankDevice {
+ public:
+  static Result<std::unique_ptr<RankDevice>> make(const HostPart& host,
+                                                  std::unique_ptr<device::CudaDevice> device,
+                                                  MakeAttention attention) {
+    std::unique_ptr<CudaRank> made(new CudaRank(std::move(device), host.threads));
+    kernels::CudaOpsOptions options;
+    if (attention != nullptr) {
+      EW_ASSIGN(options.attention, attention(*made->device_));
+    }
+    EW_ASSIGN(made->ops_, kernels::make_cuda_ops(*made->device_, std::move(options)));
+    EW_ASSIGN(made->host_ops_, kernels::make_cpu_ops(host.isa));
+    made->arithmetic_ = device::make_cuda_arithmetic(made->stream_);
+    return made;
+  }
+  kernels::Machine machine() override {
+    return {*ops_, stream_, *arithmetic_, *host_ops_, host_stream_};
+  }
+
+ private:
+  CudaRank(std::unique_ptr<device::CudaDevice> device, int threads)
+      : device_(std::move(device)), stream_(*device_), host_stream_(threads) {}
+
+  std::unique_ptr<device::CudaDevice> device_;
+  device::CudaStream stream_;
+  device::CpuStream host_stream_;
+  std::unique_ptr<device::Arithmetic> arithmetic_;
+  std::unique_ptr<kernels::Ops> ops_, host_ops_;  // last: they hold scratch of the stream
+};
+
+}  // namespace
+
+Result<std::unique_ptr<RankDevice>> make_cuda_rank(const HostPart& host, int gpu, int local_rank,
+                                                   MakeAttention attention) {
+  if (gpu < 0) {
+    EW_ASSIGN(const int count, device::cuda_device_count());
+    gpu = local_rank % count;
+  }
+  EW_ASSIGN(std::unique_ptr<device::CudaDevice> device, device::make_cuda_device(gpu));
+  try {
+    return CudaRank::make(host, std::move(device), attention);
+  } catch (const device::DeviceLost& lost) {
+    return fail(device_lost(lost));
+  }
+}
+
+}  // namespace elaswave::app

@@ -1,0 +1,19 @@
+// A rank on a CUDA GPU. Names no vendor header; built only where the CUDA toolkit is.
+#pragma once
+
+#include "app/rank_device.h"
+#include "model/kernels/cuda_attention.h"
+#include "parallel/device/cuda_device.h"
+
+namespace elaswave::app {
+
+/// Attention by a library on this device; null: the plain kernels.
+using MakeAttention =
+    Result<std::unique_ptr<kernels::cuda::FusedAttention>> (*)(device::CudaDevice& device);
+
+/// On GPU `gpu` of those the process sees; below 0: the `local_rank`-th, in turn. Errors: those of
+/// device::make_cuda_device() and of the libraries.
+Result<std::unique_ptr<RankDevice>> make_cuda_rank(const HostPart& host, int gpu, int local_rank,
+                                                   MakeAttention attention);
+
+}  // namespace elaswave::app
