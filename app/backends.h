@@ -7,6 +7,9 @@
 
 namespace elaswave::app {
 
+/// "cpu" or "cpu, cuda".
+std::string backends_text();
+
 /// `kind` and `gpu` as device.kind and device.gpu have them. Code::unavailable: this build or this
 /// machine has none.
 Result<std::unique_ptr<RankDevice>> make_rank_device(const std::string& kind, const HostPart& host,

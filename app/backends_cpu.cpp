@@ -2,6 +2,10 @@
 
 namespace elaswave::app {
 
+std::string backends_text() {
+  return "cpu";
+}
+
 Result<std::unique_ptr<RankDevice>> make_rank_device(const std::string& kind, const HostPart& host,
                                                      int, int) {
   if (kind == "cpu") return make_cpu_rank(host);

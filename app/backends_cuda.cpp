@@ -3,6 +3,10 @@
 
 namespace elaswave::app {
 
+std::string backends_text() {
+  return "cpu, cuda";
+}
+
 Result<std::unique_ptr<RankDevice>> make_rank_device(const std::string& kind, const HostPart& host,
                                                      int gpu, int local_rank) {
   if (kind == "cpu") return make_cpu_rank(host);

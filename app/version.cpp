@@ -6,6 +6,7 @@
 
 #include <CLI/Version.hpp>
 
+#include "app/backends.h"
 #include "app/commands.h"
 #include "io/hdf5/file.h"
 #include "model/kernels/cpu_ops.h"
@@ -41,7 +42,7 @@ std::string version_text() {
   add("cli11", CLI11_VERSION);
   add("spdlog", fmt::format("{}.{}.{}", SPDLOG_VER_MAJOR, SPDLOG_VER_MINOR, SPDLOG_VER_PATCH));
   add("toml++", fmt::format("{}.{}.{}", TOML_LIB_MAJOR, TOML_LIB_MINOR, TOML_LIB_PATCH));
-  add("backends", "cpu");
+  add("backends", backends_text());
   add("numeric class", numeric_class());
   return text;
 }
