@@ -27,6 +27,12 @@ set(CuDNN_FOUND OFF)
 if(ELASWAVE_HAS_CUDA)
   find_package(CuDNN 9.8)
 endif()
+# 2.28.9; without it ranks with a GPU each pass device memory through the host. Revoking came with 2.28.7.
+set(ELASWAVE_HAS_NCCL OFF)
+if(ELASWAVE_HAS_CUDA)
+  find_package(NCCL 2.28.7)
+  set(ELASWAVE_HAS_NCCL "${NCCL_FOUND}")
+endif()
 if(ELASWAVE_TESTS)
   find_package(GTest REQUIRED)             # 1.12
 endif()
