@@ -123,7 +123,8 @@ struct EmbeddingPositions {
 /// masked = dropout mask applied to dx. dwpe: the rows of one position among these are summed in
 /// f32 in order, then rounded once into the sink; a position without a row has no addend. masked
 /// for EmbeddingLookupBackward and this are EmbeddingBackward, bit by bit, where one slice has all
-/// rows: with bf16 storage and dropout, EmbeddingBackward too sums masked gradients rounded to bf16.
+/// rows: with bf16 storage and dropout, EmbeddingBackward too sums masked gradients rounded to
+/// bf16.
 struct EmbeddingPositionsBackward {
   ConstMat dx_NC;
   std::int64_t T = 0;

@@ -86,8 +86,9 @@ int run(const std::vector<std::int64_t>& numbers, const std::string& preset) {
     config.numerics.mode = mode;
     spec = app::resolve(config).value();
     sides.push_back({mode,
-                     app::Trainer::create(
-                         spec, {.world = *world, .machine = kernels::host_machine(*ops, stream), .train = tokens})
+                     app::Trainer::create(spec, {.world = *world,
+                                                 .machine = kernels::host_machine(*ops, stream),
+                                                 .train = tokens})
                          .value(),
                      {}});
   }
