@@ -67,7 +67,7 @@ Trainer::Trainer(const RunSpec& spec, const TrainerParts& parts, const layout::P
       group_(comm::everyone(parts.world)),
       inventory_(spec.model, spec.storage, spec.layout.tensor),
       blocks_(inventory_.blocks()),
-      shard_(blocks_, plan, parts.world.world_rank()),
+      shard_(blocks_, plan, parts.world.world_rank(), parts.machine.stream.device()),
       engine_(std::make_unique<Engine>(EngineParts{.world = parts.world,
                                                    .spec = spec_,
                                                    .inventory = inventory_,

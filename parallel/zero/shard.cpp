@@ -18,8 +18,12 @@ bool before(const HeldBlock& held, std::int64_t block) {
 
 }  // namespace
 
-Shard::Shard(const layout::BlockTable& blocks, const layout::Plan& plan, std::int32_t world_rank)
-    : version{Step{0}, plan.generation}, blocks_(&blocks), world_rank_(world_rank) {
+Shard::Shard(const layout::BlockTable& blocks, const layout::Plan& plan, std::int32_t world_rank,
+             device::Device& device)
+    : version{Step{0}, plan.generation},
+      blocks_(&blocks),
+      device_(&device),
+      world_rank_(world_rank) {
   adopt(plan);
   whole_.assign(whole_.size(), 1);
 }
@@ -109,7 +113,7 @@ std::int32_t Shard::add_slab(std::int64_t elems) {
   const auto gone = std::find_if(slabs_.begin(), slabs_.end(),
                                  [](const Slab& slab) { return slab.memory.size_bytes() == 0; });
   Slab& slab = gone == slabs_.end() ? slabs_.emplace_back() : *gone;
-  slab.memory = device::Buffer(elems * kFloatBytes);
+  slab.memory = device::Buffer(*device_, elems * kFloatBytes, device::Space::host);
   return static_cast<std::int32_t>(&slab - slabs_.data());
 }
 

@@ -32,8 +32,11 @@ struct SharedBlock {
 class Shard {
  public:
   /// Allocates what the plan gives this rank. Owned blocks count as whole (init or a checkpoint
-  /// fills them before anything reads them), and so do backups. `blocks` must outlive the shard.
-  Shard(const layout::BlockTable& blocks, const layout::Plan& plan, std::int32_t world_rank);
+  /// fills them before anything reads them), and so do backups. Memory is of Space::host, so that
+  /// `device` copies from and to it beside other work. `blocks` and `device` must outlive the
+  /// shard.
+  Shard(const layout::BlockTable& blocks, const layout::Plan& plan, std::int32_t world_rank,
+        device::Device& device = device::host_device());
 
   /// Takes the roles of another plan. Blocks held stay where they are; missing ones are allocated
   /// and are not whole; those without a role are kept until drop_unused(), because whoever needs
@@ -88,6 +91,7 @@ class Shard {
   std::span<float> range(const HeldBlock& held, std::int64_t kind);
 
   const layout::BlockTable* blocks_;
+  device::Device* device_;
   std::int32_t world_rank_;
   std::vector<HeldBlock> held_;  // by block, whatever the role
   std::vector<char> whole_;      // as held_
