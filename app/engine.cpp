@@ -120,8 +120,8 @@ Result<void> Engine::log(Step step, optim::CommitVote& vote) {
   const kernels::Machine& machine = parts_.machine;
   optim::log_gradients(machine, parts_.blocks, parts_.shard, owned_, stores_->sums,
                        parts_.spec.micro_batches, vote);
-  vote.copy_digest = optim::copy_digest(machine.host_ops, machine.host_stream, parts_.shard,
-                                        backups_.shared(), step, parts_.spec.elastic.scrub_steps);
+  vote.copy_digest = optim::copy_digest(machine, parts_.shard, owned_, backups_.shared(), step,
+                                        parts_.spec.elastic.scrub_steps);
   if (!mutant(Mutant::commit_without_copies)) EW_TRY(backups_.log());
   vote.copies_logged += backups_.logged();
   return {};

@@ -54,8 +54,8 @@ class Engine {
   std::int64_t share() const { return share_; }
 
   zero::TensorStore& working() { return stores_->working; }
-  /// The shard was written by others: its state to where it is updated, and working weights of
-  /// owned blocks from their master weights.
+  /// The engine is new, or others have written the shard: its state to where it is updated, and
+  /// working weights of owned blocks from their master weights.
   void take_state();
   /// Starts the gather of working weights at the shard's version; overlaps with what comes next.
   void gather();

@@ -290,6 +290,7 @@ Result<void> Trainer::follow_speed() {
     log_info("after step {} micro-batches follow the ranks' speeds: {}", raw(step),
              shares_text(*plan));
   engine_ = make_engine(*std::move(plan), {});
+  engine_->take_state();
   engine_->gather();
   speeds_.changed(step);
   return {};

@@ -19,6 +19,7 @@ class DeviceTraining : public ::testing::Test {
     config.model.heads = 4;
     config.train.global_batch = 16;
     config.log.digest_every = 1;
+    config.elastic.scrub_steps = 2;
     return config;
   }
   static void expect_equal(const std::vector<app::StepReport>& got,

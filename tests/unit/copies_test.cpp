@@ -116,9 +116,11 @@ class CopiesTest : public testing::Test {
 
   std::int64_t digest(std::int64_t step, std::int64_t period) {
     std::uint64_t sum = 0;
-    for (zero::Shard& shard : shards_)
-      sum += static_cast<std::uint64_t>(
-          copy_digest(*ops_, stream_, shard, shared(shard), Step{step}, period));
+    for (zero::Shard& shard : shards_) {
+      OwnedState owned(blocks_, shard, stream_.device());
+      sum += static_cast<std::uint64_t>(copy_digest(kernels::host_machine(*ops_, stream_), shard,
+                                                    owned, shared(shard), Step{step}, period));
+    }
     return static_cast<std::int64_t>(sum);
   }
 
