@@ -23,6 +23,8 @@ class Buffer {
   explicit Buffer(std::int64_t bytes) : Buffer(host_device(), bytes) {}
   Buffer(Device& device, std::int64_t bytes, Space space = Space::device)
       : device_(&device), space_(space), memory_(device.allocate(space, bytes)), bytes_(bytes) {}
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
   Buffer(Buffer&& other) noexcept { swap(other); }
   Buffer& operator=(Buffer&& other) noexcept {
     Buffer(std::move(other)).swap(*this);
