@@ -1,8 +1,8 @@
 // Where the state of a rank's owned blocks is updated. On the host that is the shard itself. On a
 // device that hides its memory it is a copy there, and the shard is its mirror: fed with the same
-// mean gradients and updated with the same bits (adamw_formula.h), off the way of the next step. So
-// everything that wants state (copies, recovery, checkpoints, digests) finds it on the host, also
-// when the device is lost.
+// mean gradients and updated with the same bits (adamw_formula.h) while the device updates its own.
+// So everything that wants state (copies, recovery, checkpoints, digests) finds it on the host,
+// also when the device is lost.
 #pragma once
 
 #include <cstdint>
