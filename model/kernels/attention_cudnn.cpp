@@ -1,6 +1,7 @@
 #include "model/kernels/attention_cudnn.h"
 
 #include "io/base/hash.h"
+#include "io/base/log.h"
 #include "model/kernels/cudnn_descriptor.h"
 
 namespace elaswave::kernels {
@@ -9,6 +10,8 @@ namespace {
 
 constexpr std::int64_t kVectorBytes = 16;  // what the engines load at once
 constexpr std::int64_t kMaxHeadDim = 256;  // of forward and backward engines for Hopper
+// Masks of minus infinity (sdpa_ops.cpp) are for 9.10 and later, of which .0 and .1 have faults.
+constexpr std::size_t kOldestVersion = 91002;
 
 // Every head of every row begins at a multiple of kVectorBytes if the first does.
 bool fits(const ConstMat& matrix) {
@@ -76,6 +79,12 @@ void CudnnAttention::HandleTraits::release(handle_type handle) {
 }
 
 Result<std::unique_ptr<CudnnAttention>> CudnnAttention::create(device::CudaDevice& device) {
+  if (cudnnGetVersion() < kOldestVersion)
+    return fail(Error{.code = Code::unavailable,
+                      .what = fmt::format("cuDNN {} is too old", cudnnGetVersion()),
+                      .where = device.name(),
+                      .why = fmt::format("attention needs {}", kOldestVersion),
+                      .fix = "put a newer libcudnn.so.9 where the loader finds it first"});
   device.select();  // a handle belongs to the thread's current device
   cudnnHandle_t handle = nullptr;
   if (const cudnnStatus_t status = cudnnCreate(&handle); status != CUDNN_STATUS_SUCCESS) {
@@ -85,6 +94,10 @@ Result<std::unique_ptr<CudnnAttention>> CudnnAttention::create(device::CudaDevic
   }
   std::unique_ptr<CudnnAttention> attention(new CudnnAttention(device));
   attention->handle_ = Unique<HandleTraits>(handle);
+  if (auto works = check_sdpa({.handle = handle}); !works) {
+    works.error().where = device.name();
+    return fail(std::move(works).error());
+  }
   return attention;
 }
 
@@ -103,7 +116,11 @@ const Result<SdpaPlan>& CudnnAttention::plan(Plans& plans, const SdpaShape& shap
   if (const auto found = plans.find(shape); found != plans.end()) return found->second;
   device_->select();
   Result<SdpaPlan> made = plan_sdpa(graph(shape), {.handle = handle_.get()});
-  if (!made) made.error().where = shape.text();
+  if (!made) {
+    made.error().where = shape.text();
+    log_warn("cuDNN has no plan for attention of {}, slower kernels of our own do it: {}",
+             shape.text(), made.error().why);
+  }
   return plans.emplace(shape, std::move(made)).first->second;
 }
 

@@ -24,8 +24,9 @@ class CudnnAttention {
   /// Of the workspace and of its parts, in bytes.
   static constexpr std::int64_t kWorkspaceAlignment = 256;
 
-  /// Opens the library on the device, which must outlive the result. Code::unavailable when the
-  /// library or the driver is too old for each other, device_lost when the device is.
+  /// Opens the library on the device, which must outlive the result, and makes a plan to see that
+  /// it works. Code::unavailable when the library or the driver is too old for each other, or a
+  /// library is missing that it loads by name; device_lost when the device is.
   static Result<std::unique_ptr<CudnnAttention>> create(device::CudaDevice& device);
   ~CudnnAttention();
   CudnnAttention(const CudnnAttention&) = delete;
@@ -36,10 +37,10 @@ class CudnnAttention {
   static bool supported(const AttentionBackward& args);
 
   /// Makes the plan for the shapes and strides of `args`, or finds the one made before, refusals
-  /// too; reads no memory. Returns the bytes of workspace: 256-byte aligned device memory that a
-  /// call writes. REQUIRES: supported(args). Takes up to a second the first time. A backward's
-  /// workspace holds the gradient of all probabilities, 2 * B * H * T^2 bytes: the price of the
-  /// same bits every time.
+  /// too; reads no memory. A refusal is logged once. Returns the bytes of workspace: 256-byte
+  /// aligned device memory that a call writes. REQUIRES: supported(args). Takes up to a second the
+  /// first time. A backward's workspace holds the gradient of all probabilities, 2 * B * H * T^2
+  /// bytes: the price of the same bits every time.
   Result<std::int64_t> prepare(const AttentionForward& args);
   Result<std::int64_t> prepare(const AttentionBackward& args);
 

@@ -257,6 +257,17 @@ Result<SdpaPlan> plan_sdpa(const SdpaGraph& graph, const SdpaTarget& target) {
   return fail(std::move(refusal));
 }
 
+Result<void> check_sdpa(const SdpaTarget& target) {
+  const auto plan = plan_sdpa(sdpa_forward(SdpaShape::dense(1, 128, 1, 64)), target);
+  if (plan) return {};
+  Error error = plan.error();
+  if (error.code == Code::unavailable) {
+    error.what = fmt::format("cuDNN {} has no engine for any attention", cudnnGetVersion());
+    error.fix = "put NVRTC (libnvrtc.so) and all parts of cuDNN where the loader finds them";
+  }
+  return fail(std::move(error));
+}
+
 Result<std::vector<SdpaCandidate>> sdpa_candidates(const SdpaGraph& graph,
                                                    const SdpaTarget& target) {
   EW_ASSIGN(const std::unique_ptr<Parts> parts, configure(graph, target));

@@ -59,6 +59,11 @@ class SdpaPlan {
 /// Code::unavailable when the library has no engine for the graph on the target.
 Result<SdpaPlan> plan_sdpa(const SdpaGraph& graph, const SdpaTarget& target);
 
+/// Does the library work on the target at all? Without the libraries that it loads by name, NVRTC
+/// above all, its heuristics name no engine for any graph and give no reason: what looks like a
+/// refusal of every shape. Code::unavailable says so. Takes as long as a plan.
+Result<void> check_sdpa(const SdpaTarget& target);
+
 /// One configuration that the heuristics name.
 struct SdpaCandidate {
   std::string engine;

@@ -22,10 +22,10 @@ if(ELASWAVE_SANITIZE STREQUAL "thread")
   # Its fences are unknown to the sanitizer (and to g++ an error then); its mutexes order the same memory.
   target_compile_definitions(asio::asio INTERFACE ASIO_DISABLE_FENCED_BLOCK)
 endif()
-# 9.19; without it the plain kernels do all attention. Descriptions of devices came with 9.8.
+# 9.19; without it the plain kernels do all attention. Older ones than 9.10.2 have faults in attention.
 set(CuDNN_FOUND OFF)
 if(ELASWAVE_HAS_CUDA)
-  find_package(CuDNN 9.8)
+  find_package(CuDNN 9.10.2)
 endif()
 # 2.28.9; without it ranks with a GPU each pass device memory through the host. Revoking came with 2.28.7.
 set(ELASWAVE_HAS_NCCL OFF)

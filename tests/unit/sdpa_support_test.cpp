@@ -127,6 +127,19 @@ TEST_F(SdpaSupport, a_run_that_fails_loses_the_device) {
   }
 }
 
+// What a missing NVRTC looks like: not one engine, for no reason that is told.
+TEST_F(SdpaSupport, a_library_without_engines_is_told_from_a_refusal) {
+  const auto works = check_sdpa(target());
+  EXPECT_TRUE(works) << works.error().text();
+  const std::string old =
+      std::regex_replace(read_text(ELASWAVE_DEVICE_PROPERTIES),
+                         std::regex("\"deviceVer\" *: *[0-9]+"), "\"deviceVer\": 500");
+  const auto nothing = check_sdpa({.device_json = old});
+  ASSERT_FALSE(nothing);
+  EXPECT_EQ(nothing.error().code, Code::unavailable) << nothing.error().text();
+  EXPECT_NE(nothing.error().text().find("NVRTC"), std::string::npos) << nothing.error().text();
+}
+
 TEST_F(SdpaSupport, refusals_have_a_reason) {
   const auto plan = plan_sdpa(sdpa_backward(SdpaShape::dense(1, 256, 1, 1024)), target());
   ASSERT_FALSE(plan);
