@@ -150,10 +150,16 @@ take_cuda() {
     fi
     [ "$file" != - ] || die "$name is not on this machine: name its folder with --cuda"
     put "$file" "lib/$name"
+    # NVIDIA's packages for Python keep the run-time compiler beside cuBLASLt, the toolkit keeps all in one folder.
     for part in "$(dirname "$file")"/lib{cudnn_*,nvrtc,nvrtc-builtins}.so.*; do
-      if [[ $name == libcudnn.so.* && -f $part ]]; then put "$part" "lib/${part##*/}"; fi
+      if [[ $name == lib@(cudnn|cublasLt).so.* && -f $part && ! -e $target/lib/${part##*/} ]]; then
+        put "$part" "lib/${part##*/}"
+      fi
     done
   done <"$work/cuda"
+  if compgen -G "$target/lib/libcudnn_graph.so.*" >/dev/null && ! compgen -G "$target/lib/libnvrtc.so.*" >/dev/null; then
+    die "cuDNN compiles attention with libnvrtc.so, which lies beside neither cuDNN nor cuBLASLt"
+  fi
   if [ "$mode" = full ]; then
     say "NVIDIA's licence allows to pass on its libraries under conditions; its text is not in the bundle"
     return
