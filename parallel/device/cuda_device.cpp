@@ -134,18 +134,27 @@ void* CudaDevice::allocate_device(std::int64_t bytes) {
   const std::lock_guard lock(clearing_);
   clear_->zero(memory, bytes);
   clear_->synchronize();
-  const std::lock_guard known(known_);
-  hidden_.emplace(static_cast<const std::byte*>(memory), bytes);
+  remember(memory, bytes, Space::device);
   return owned.release();
 }
 
-bool CudaDevice::hides(const void* memory) const {
+void CudaDevice::remember(const void* memory, std::int64_t bytes, Space space) {
+  const std::lock_guard lock(known_);
+  allocations_.emplace(static_cast<const std::byte*>(memory), Allocation{bytes, space});
+}
+
+std::optional<Space> CudaDevice::space_of(const void* memory) const {
   const auto* at = static_cast<const std::byte*>(memory);
   const std::lock_guard lock(known_);
-  const auto next = hidden_.upper_bound(at);
-  if (next == hidden_.begin()) return false;
-  const auto& [begin, bytes] = *std::prev(next);
-  return at < begin + bytes;
+  const auto next = allocations_.upper_bound(at);
+  if (next == allocations_.begin()) return std::nullopt;
+  const auto& [begin, allocation] = *std::prev(next);
+  if (at >= begin + allocation.bytes) return std::nullopt;
+  return allocation.space;
+}
+
+bool CudaDevice::hides(const void* memory) const {
+  return space_of(memory) == Space::device;
 }
 
 void* CudaDevice::allocate_host(std::int64_t bytes) {
@@ -159,14 +168,15 @@ void* CudaDevice::allocate_host(std::int64_t bytes) {
   }
   check_cuda(status, "cudaHostAlloc");
   std::memset(memory, 0, static_cast<std::size_t>(bytes));
+  remember(memory, bytes, Space::host);
   return memory;
 }
 
 void CudaDevice::free(Space space, std::byte* memory) noexcept {
   if (memory == nullptr) return;
-  if (space == Space::device) {
+  {
     const std::lock_guard lock(known_);
-    hidden_.erase(memory);
+    allocations_.erase(memory);
   }
   if (space == Space::device)
     release_cuda(cudaFree(memory), "cudaFree");

@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,6 +20,7 @@ struct CUevent_st;
 
 namespace elaswave::device {
 
+class CudaStaging;
 class CudaStream;
 
 class CudaDevice final : public Device {
@@ -40,6 +42,8 @@ class CudaDevice final : public Device {
   void free(Space space, std::byte* memory) noexcept override;
   bool host_reads() const override { return false; }
   bool hides(const void* memory) const override;
+  /// Was this memory allocated here, in either space? Any part of an allocation will do.
+  bool owns(const void* memory) const { return space_of(memory).has_value(); }
   std::string name() const override { return name_; }
 
   /// Of the whole GPU: other processes take from `free_bytes` too. Throws DeviceLost.
@@ -52,11 +56,17 @@ class CudaDevice final : public Device {
  private:
   void* allocate_device(std::int64_t bytes);
   void* allocate_host(std::int64_t bytes);
+  void remember(const void* memory, std::int64_t bytes, Space space);
+  std::optional<Space> space_of(const void* memory) const;
 
+  struct Allocation {
+    std::int64_t bytes = 0;
+    Space space = Space::device;
+  };
   int index_;
   std::string name_;
   mutable std::mutex known_;
-  std::map<const std::byte*, std::int64_t> hidden_;  // allocations of Space::device, with sizes
+  std::map<const std::byte*, Allocation> allocations_;
   std::mutex clearing_;                // one allocation at a time uses the stream below
   std::unique_ptr<CudaStream> clear_;  // a stream of its own: clearing must not wait for a step
 };
@@ -94,7 +104,8 @@ class CudaStream final : public Stream {
 
   CudaDevice* device_;
   CUstream_st* handle_ = nullptr;
-  CUevent_st* idle_ = nullptr;  // synchronize() sleeps on it
+  CUevent_st* idle_ = nullptr;            // synchronize() sleeps on it
+  std::unique_ptr<CudaStaging> staging_;  // made by the first copy that needs it
   // Marks are numbered from 1. pending_[i] is the event of mark passed_ + 1 + i; an event is used
   // again once the stream has passed it, so there are as many as marks were ever ahead.
   std::uint64_t passed_ = 0;

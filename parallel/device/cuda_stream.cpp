@@ -2,6 +2,7 @@
 
 #include "parallel/device/cuda_check.h"
 #include "parallel/device/cuda_device.h"
+#include "parallel/device/cuda_staging.h"
 
 namespace elaswave::device {
 namespace {
@@ -28,6 +29,7 @@ CudaStream::CudaStream(CudaDevice& device) : device_(&device) {
 }
 
 CudaStream::~CudaStream() {
+  staging_.reset();  // waits
   for (cudaEvent_t event : pending_) destroy_event(event);
   for (cudaEvent_t event : spare_) destroy_event(event);
   destroy_event(idle_);
@@ -44,9 +46,17 @@ void CudaStream::synchronize() {
 void CudaStream::copy(void* to, const void* from, std::int64_t bytes) {
   EW_CHECK(bytes >= 0, "copy of {} bytes", bytes);
   if (bytes == 0) return;
-  device_->select();
-  check_cuda(cudaMemcpyAsync(to, from, static_cast<std::size_t>(bytes), cudaMemcpyDefault, handle_),
-             "cudaMemcpyAsync");
+  if (device_->owns(from)) {
+    device_->select();
+    check_cuda(
+        cudaMemcpyAsync(to, from, static_cast<std::size_t>(bytes), cudaMemcpyDefault, handle_),
+        "cudaMemcpyAsync");
+  } else {
+    if (staging_ == nullptr) staging_ = std::make_unique<CudaStaging>(*device_);
+    staging_->send(handle_, to, from, bytes);
+  }
+  // Memory that is not page-locked: whether the copy waits for itself is up to the driver.
+  if (!device_->owns(to)) synchronize();
 }
 
 void CudaStream::zero(void* at, std::int64_t bytes) {
@@ -59,7 +69,10 @@ void CudaStream::zero(void* at, std::int64_t bytes) {
 // Moves the oldest pending mark to the passed ones if the stream has passed it.
 bool CudaStream::retire_oldest() {
   const cudaError_t status = cudaEventQuery(pending_.front());
-  if (status == cudaErrorNotReady) return false;
+  if (status == cudaErrorNotReady) {
+    static_cast<void>(cudaGetLastError());  // kept like an error, for libraries that ask to find
+    return false;
+  }
   check_cuda(status, "cudaEventQuery");
   spare_.push_back(pending_.front());
   pending_.pop_front();

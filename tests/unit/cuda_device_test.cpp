@@ -93,6 +93,33 @@ TEST_F(CudaDeviceTest, PageableMemoryMayBeReusedAtOnce) {
   EXPECT_EQ(values, ramp());
 }
 
+// More than the pieces that may be on their way at once, and a rest.
+TEST_F(CudaDeviceTest, LongCopiesOfPageableMemoryGoInPieces) {
+  constexpr std::int64_t kLong = 600'011;
+  CudaStream stream(*device_);
+  Buffer memory(*device_, kLong * 4);
+  std::vector<float> values(kLong), seen(kLong);
+  std::iota(values.begin(), values.end(), 1.0f);
+  const std::vector<float> right = values;
+  stream.copy(memory.data(), values.data(), kLong * 4);
+  values.assign(kLong, -1.0f);
+  stream.copy(seen.data(), memory.data(), kLong * 4);
+  EXPECT_EQ(seen, right);
+}
+
+TEST_F(CudaDeviceTest, AStreamWaitsForCopiesOfPageableMemoryBeforeItGoes) {
+  Buffer memory(*device_, kBytes);
+  {
+    CudaStream stream(*device_);
+    const std::vector<float> values = ramp();
+    stream.copy(memory.data(), values.data(), kBytes);
+  }
+  CudaStream stream(*device_);
+  std::vector<float> seen(kCount);
+  stream.copy(seen.data(), memory.data(), kBytes);
+  EXPECT_EQ(seen, ramp());
+}
+
 TEST_F(CudaDeviceTest, PinnedMemoryIsReadWhenTheStreamPassesTheCopy) {
   CudaStream stream(*device_);
   Buffer memory(*device_, kBytes);
@@ -141,6 +168,16 @@ TEST_F(CudaDeviceTest, MarksAreReachedInOrder) {
   EXPECT_TRUE(stream.reached(marks.back()));
   EXPECT_TRUE(stream.reached(marks.front()));
   EXPECT_TRUE(stream.reached(Mark{})) << "before all work";
+}
+
+TEST_F(CudaDeviceTest, AQuestionTooEarlyLeavesNoError) {
+  CudaStream stream(*device_);
+  Buffer memory(*device_, kBytes);
+  for (int i = 0; i < 20; ++i)
+    samples::fill(stream, memory.as<float>().data(), kCount, static_cast<float>(i));
+  ASSERT_FALSE(stream.reached(stream.mark()));
+  EXPECT_EQ(cudaGetLastError(), cudaSuccess);
+  stream.synchronize();
 }
 
 TEST_F(CudaDeviceTest, MarksThatArePassedGiveTheirEventsBack) {

@@ -231,6 +231,17 @@ TEST_F(CudaEmulatorDeathTest, AWriteJustBehindAnAllocationIsSeenWhenItIsFreed) {
       "behind the end");
 }
 
+TEST_F(CudaEmulatorDeathTest, AnAddressThatIsNoMultipleOfTheAccessIsReported) {
+  Buffer x(*device_, 1024);
+  auto* const odd = reinterpret_cast<float*>(x.data() + 2);
+  EXPECT_DEATH(
+      {
+        samples::fill(*stream_, odd, 1, 1.0f);
+        stream_->synchronize();
+      },
+      "no multiple of what it read or wrote; launched at .*samples_cuda.cu");
+}
+
 TEST_F(CudaEmulatorDeathTest, APointerToTheHostIsRefused) {
   std::vector<float> host(256);
   EXPECT_DEATH(samples::fill(*stream_, host.data(), 256, 1.0f), "pointer to host memory");

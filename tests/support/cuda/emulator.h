@@ -7,6 +7,8 @@
 // - Host code that touches device memory dies at the line that does. So does a kernel that touches
 //   what is no allocation; a line on stderr says where. Allocations end at a page nobody may touch
 //   (up to 255 bytes after an end that is not a multiple of 256, checked when they are freed).
+// - Copies between the device and memory that is not page-locked read and write it as late as all
+//   others; the real runtime leaves open when it does.
 // - New memory is filled with 0xFF (NaN).
 // - A pointer to host memory that is not page-locked must not be handed to a kernel.
 // - Threads of a warp or block that do not meet where they must end the process with a message.

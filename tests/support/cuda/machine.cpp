@@ -8,6 +8,17 @@ namespace {
 
 struct sigaction previous_action;  // of whoever handled faults before: the system or a sanitizer
 
+// Emulated libraries are compiled to trap where an address is no multiple of the access' width.
+void on_trap(int, siginfo_t*, void*) {
+  std::signal(SIGILL, SIG_DFL);
+  if (current.kernel != nullptr)
+    std::fprintf(stderr,
+                 "emulator: a kernel used an address that is no multiple of what it read or wrote; "
+                 "launched at %s:%u, block (%u, %u, %u), thread %u\n",
+                 current.kernel->file_name(), current.kernel->line(), current.block.x,
+                 current.block.y, current.block.z, current.index.x);
+}
+
 // Says who touched what it may not, and lets the fault happen again under the previous handler.
 void on_fault(int, siginfo_t* info, void*) {
   sigaction(SIGSEGV, &previous_action, nullptr);
@@ -28,6 +39,8 @@ void watch_faults() {
   action.sa_sigaction = on_fault;
   action.sa_flags = SA_SIGINFO | SA_NODEFER;
   sigaction(SIGSEGV, &action, &previous_action);
+  action.sa_sigaction = on_trap;
+  sigaction(SIGILL, &action, nullptr);
 }
 
 }  // namespace
@@ -72,7 +85,7 @@ cudaError_t Machine::begin_call() {
 cudaError_t Machine::end_call(cudaError_t status) {
   // Work that ran within the call may have poisoned the context.
   if (poison_ != cudaSuccess) status = poison_;
-  if (status != cudaSuccess && status != cudaErrorNotReady) last_error_ = status;
+  if (status != cudaSuccess) last_error_ = status;  // cudaErrorNotReady too
   return status;
 }
 

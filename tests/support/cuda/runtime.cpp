@@ -45,22 +45,14 @@ cudaError_t copy(Machine& machine, void* to, const void* from, std::size_t bytes
   const Side target = side_of(machine, to, bytes);
   const Side source = side_of(machine, from, bytes);
   if (target == Side::wrong || source == Side::wrong) return cudaErrorInvalidValue;
-  if (source == Side::pageable && target == Side::device) {
-    // Staged before the call returns.
-    const auto* begin = static_cast<const std::byte*>(from);
-    enqueue(stream, [to, staged = std::vector<std::byte>(begin, begin + bytes)] {
-      check_alive(to, staged.size());
-      std::memcpy(to, staged.data(), staged.size());
-    });
-    return cudaSuccess;
-  }
   enqueue(stream, [=] {
     check_alive(to, bytes);
     check_alive(from, bytes);
     std::memmove(to, from, bytes);
   });
-  // To pageable memory, and between any two places of the host: complete when the call returns.
-  if (target == Side::pageable || (target == Side::pinned && source != Side::device))
+  // Between any two places of the host: complete when the call returns. Between the device and
+  // pageable memory it "might be"; here it never is.
+  if (target != Side::device && source != Side::device)
     machine.run_until([=] { return stream->queue.empty(); });
   return cudaSuccess;
 }
