@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Puts elaswave and everything that it needs into a folder and an archive of it (DIR.tar.gz) for clusters without packages: any
 # Linux with glibc of this machine's version or newer and /bin/sh. The host's Open MPI is taken along, with launcher and plugins.
-# Usage: scripts/bundle.sh --thin|--full DIR [--binary FILE] [--cuda DIRS]
+# Usage: scripts/bundle.sh --thin|--full DIR [--binary FILE] [--programs FILES] [--cuda DIRS]
 #   --thin         leaves CUDA libraries to the host; at most 50 MiB to carry
 #   --full         brings the CUDA libraries that the binary needs; the driver always is the host's
 #   --binary FILE  instead of build/elaswave
+#   --programs FILES  tests and benchmarks as well, `:` between them, and the scripts that run them where there is a GPU
 #   --cuda DIRS    where CUDA libraries are, `:` between directories: on the hosts (thin), on this machine (full)
 set -euo pipefail
 scripts=$(cd "$(dirname "$0")" && pwd)
@@ -22,13 +23,14 @@ readonly kCompiledIn=(libcli11-dev libexpected-dev libasio-dev nlohmann-json3-de
 
 die() { printf 'bundle: %s\n' "$*" >&2; exit 1; }
 say() { printf 'bundle: %s\n' "$*"; }
-usage() { sed -n '4,8s/^# //p' "$0" >&2; exit 2; }
+usage() { sed -n '4,9s/^# //p' "$0" >&2; exit 2; }
 
-mode='' target='' binary=$scripts/../build/elaswave cuda=''
+mode='' target='' binary=$scripts/../build/elaswave programs='' cuda=''
 while [ $# -gt 0 ]; do
   case $1 in
     --thin | --full) mode=${1#--}; target=${2-}; shift ;;
     --binary) binary=${2-}; shift ;;
+    --programs) programs=${2-}; shift ;;
     --cuda) cuda=${2-}; shift ;;
     *) usage ;;
   esac
@@ -75,14 +77,31 @@ cuda_file() {
   printf '%s\n' "$2"
 }
 
-take_elaswave() {
-  put "$binary" libexec/elaswave 755
-  take_libraries "$binary"
-  strip --strip-unneeded "$target/libexec/elaswave"
-  "$scripts/bundle/set_rpath.py" "\$ORIGIN/../lib" "$target/libexec/elaswave"
-  local name
-  for name in bin/elaswave bin/mpirun bin/orted openmpi/bin/orted; do
+# take_program FILE NAME
+take_program() {
+  put "$1" "libexec/$2" 755
+  take_libraries "$1"
+  strip --strip-unneeded "$target/libexec/$2"
+  "$scripts/bundle/set_rpath.py" "\$ORIGIN/../lib" "$target/libexec/$2"
+  install -D -m 755 "$scripts/bundle/start.sh" "$target/bin/$2"
+}
+
+take_programs() {
+  local name program
+  take_program "$binary" elaswave
+  for name in bin/mpirun bin/orted openmpi/bin/orted; do
     install -D -m 755 "$scripts/bundle/start.sh" "$target/$name"
+  done
+  [ -n "$programs" ] || return 0
+  while read -r -d : program; do
+    [ -n "$program" ] || continue
+    [ -x "$program" ] || die "there is no $program: build it first"
+    [ ! -e "$target/libexec/${program##*/}" ] || die "two programs are called ${program##*/}"
+    take_program "$program" "${program##*/}"
+  done <<<"$programs:"
+  # All of Python's standard library, so they need nothing of the bundle's.
+  for name in "$scripts"/gpu/*.py "$scripts"/bench_pytorch.py "$scripts"/same_steps.py; do
+    install -D -m 755 "$name" "$target/scripts/${name#"$scripts"/}"
   done
 }
 
@@ -214,7 +233,7 @@ write_manifest() {
 
 mib() { awk -v bytes="$1" 'BEGIN { printf "%.1f MiB", bytes / 1048576 }'; }
 
-take_elaswave
+take_programs
 take_openmpi
 take_cuda
 clear_search_paths

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Starts a program of the bundle, wherever that was unpacked: elaswave, mpirun or orted, as this file is called. POSIX sh and
+# Starts a program of the bundle, wherever that was unpacked: mpirun, orted or one of libexec, as this file is called. POSIX sh and
 # nothing else, since all that a host is sure to have is glibc and a shell. It stands in front of orted as well: that one is
 # started by ssh or srun on other hosts, with an environment of theirs.
 self=$0
@@ -27,10 +27,6 @@ export PMIX_SYSCONFDIR="$root/openmpi/pmix"
 PATH="$root/bin${PATH:+:$PATH}" # `elaswave launch` looks for mpirun there
 
 case ${self##*/} in
-  elaswave)
-    if [ -f "$root/lib/cuda/needed" ]; then . "$root/lib/cuda/find.sh"; fi
-    exec "$root/libexec/elaswave" "$@"
-    ;;
   mpirun)
     # Without ssh it would end, also when all ranks are on this host: its rsh plugin takes its missing agent for a mistake.
     case "${OMPI_MCA_plm_rsh_agent+set} $*" in
@@ -41,6 +37,12 @@ case ${self##*/} in
     exec "$root/openmpi/bin/mpirun" "$@"
     ;;
   orted) exec "$root/openmpi/libexec/orted" "$@" ;;
+  *)
+    if [ -f "$root/libexec/${self##*/}" ]; then
+      if [ -f "$root/lib/cuda/needed" ]; then . "$root/lib/cuda/find.sh"; fi
+      exec "$root/libexec/${self##*/}" "$@"
+    fi
+    ;;
 esac
 printf '%s: the bundle has no such program\n' "$self" >&2
 exit 2

@@ -183,15 +183,16 @@ def cuda(_, source, compiler, scratch):
     call([compiler, "-o", at("program"), at("program.c"), os.path.join(at("build"), "libcublasLt.so.13"),
           f"-Wl,-rpath,{at('build')}"])
 
-    said = bundle(source, "thin", at("thin"), "--binary", at("program"), "--cuda", at("build"))
+    shutil.copy(at("program"), at("other_program"))
+    said = bundle(source, "thin", at("thin"), "--binary", at("program"), "--cuda", at("build"), "--programs", at("other_program"))
     expect("CUDA libraries: libcublasLt.so.13 on the host" in said, said)
     expect(not os.path.exists(at("thin/lib/libcublasLt.so.13")), "the thin bundle has a CUDA library")
 
-    def start(kind, path, *arguments, code=0):
+    def start(kind, path, *arguments, code=0, program="elaswave"):
         environment = {k: v for k, v in os.environ.items() if k not in ("LD_LIBRARY_PATH", "ELASWAVE_CUDA_PATH")}
         if path:
             environment["ELASWAVE_CUDA_PATH"] = path
-        return call([at(kind + "/bin/elaswave"), *arguments], code, env=environment)
+        return call([at(f"{kind}/bin/{program}"), *arguments], code, env=environment)
 
     os.rename(at("build"), at("gone"))
     line = start("thin", None, code=2).stderr
@@ -205,6 +206,13 @@ def cuda(_, source, compiler, scratch):
     expect("libcublasLt.so.13 13.1.0 (built with 13.0.2)" in text, text)
     os.rename(at("gone"), at("build"))
     expect(start("thin", None).stdout == "started 130002\n", "does not start with the path of --cuda")
+    # Programs beside elaswave, and the scripts that run them.
+    expect(start("thin", at("newer"), program="other_program").stdout == "started 130002\n", "another program does not start")
+    expect("not there" in start("thin", at("other"), code=2, program="other_program").stderr, "its libraries are not looked for")
+    call(["sha256sum", "-c", "--quiet", "MANIFEST"], cwd=at("thin"))
+    stages = call([sys.executable, "-B", at("thin/scripts/gpu/stages.py"), "--dry-run", "--only", "host,speed-124m"]).stdout
+    expect(stages.count(at("thin/scripts/gpu/")) == 2, stages)
+    expect(not os.path.exists(at("thin/bin/step_repeat")), "a program that nobody asked for")
 
     bundle(source, "full", at("full"), "--binary", at("program"), "--cuda", at("build"))
     os.rename(at("build"), at("gone"))
