@@ -4,6 +4,7 @@
 #include "model/kernels/cuda_ops.h"
 #include "parallel/device/cuda_device.h"
 #include "tests/support/backend.h"
+#include "tests/support/cuda_test_attention.h"
 
 namespace elaswave::testing {
 namespace {
@@ -13,7 +14,9 @@ class CudaBackend final : public Backend {
   static Result<std::unique_ptr<Backend>> make() {
     auto made = std::make_unique<CudaBackend>();
     EW_ASSIGN(made->device_, device::make_cuda_device(0));
-    EW_ASSIGN(made->ops_, kernels::make_cuda_ops(*made->device_));
+    kernels::CudaOpsOptions options;
+    EW_ASSIGN(options.attention, make_test_attention(*made->device_));
+    EW_ASSIGN(made->ops_, kernels::make_cuda_ops(*made->device_, std::move(options)));
     return made;
   }
   std::string name() const override { return device_->name(); }
