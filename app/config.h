@@ -49,6 +49,7 @@ struct Config {
     std::string dump_state;           // file; empty: none
     bool fresh = false;               // start at step 0 although there are checkpoints
     std::string recompute = "none";   // none | selective | full
+    std::string precision = "f32";    // f32 | bf16: of activations and matrices
   } train;
 
   struct Parallel {

@@ -62,6 +62,7 @@ spec::MemoryModel memory_model(const RunSpec& spec, const spec::Inventory& inven
           .blocks = blocks,
           .micro_batch = spec.micro_batch,
           .storage = spec.storage,
+          .operands = spec.operands,
           .sums = sum_width(spec),
           .recompute = recompute,
           .checkpoints = checkpoint_image(spec),

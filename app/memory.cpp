@@ -35,6 +35,7 @@ std::string_view remedy(spec::MemoryTerm largest) {
     case head:
     case scratch:
     case logits:
+    case widened:
       return "lower train.micro_batch or raise parallel.tp";
     default:
       return "raise parallel.pp or parallel.tp, or use more ranks on more hosts";

@@ -176,6 +176,14 @@ void add_validation(std::vector<Option>& table) {
 }
 
 void add_memory(std::vector<Option>& table) {
+  table.push_back({"train.precision",
+                   field<&Config::train, &Config::Train::precision>,
+                   "",
+                   {},
+                   {"f32", "bf16"},
+                   ResumeClass::warn,
+                   "of activations and matrices; arithmetic, master weights, moments and sums are "
+                   "f32"});
   table.push_back({"train.recompute",
                    field<&Config::train, &Config::Train::recompute>,
                    "",

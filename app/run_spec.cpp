@@ -110,6 +110,8 @@ Result<RunSpec> resolve(const Config& config) {
   spec.adamw = resolve_adamw(train);
   spec.layout = resolve_layout(config.parallel);
   spec.recompute = resolve_recompute(train.recompute);
+  spec.storage = train.precision == "bf16" ? DType::bf16 : DType::f32;
+  spec.operands = config.device.kind == "cpu" ? spec::Operands::widened : spec::Operands::stored;
   EW_TRY(spec::check_tensor_degree(spec.model, config.parallel.tp));
   spec.non_finite = train.non_finite == "skip" ? NonFinite::skip : NonFinite::stop;
   spec.seed = static_cast<std::uint64_t>(train.seed);

@@ -13,6 +13,7 @@
 #include "model/layers/context.h"
 #include "model/optim/commit.h"
 #include "model/spec/config.h"
+#include "model/spec/memory.h"
 #include "parallel/pipeline/schedule.h"
 #include "parallel/zero/store.h"
 
@@ -49,7 +50,8 @@ struct ElasticSpec {
 
 struct RunSpec {
   spec::ModelConfig model;
-  DType storage = DType::f32;
+  DType storage = DType::f32;  // of activations and matrices
+  spec::Operands operands = spec::Operands::stored;
   zero::SumMode sum_mode = zero::SumMode::exact;
   optim::AdamWConfig adamw;
   NonFinite non_finite = NonFinite::stop;

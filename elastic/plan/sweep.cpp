@@ -36,6 +36,7 @@ struct TensorCase {
             .blocks = blocks,
             .micro_batch = request.micro_batch,
             .storage = request.storage,
+            .operands = request.operands,
             .sums = request.sums,
             .recompute = recompute,
             .checkpoints = request.checkpoints,

@@ -22,6 +22,7 @@ struct SweepRequest {
   std::int64_t micro_batch = 1;  // samples
   std::int64_t micro_batches = 1;
   DType storage = DType::f32;
+  spec::Operands operands = spec::Operands::stored;
   spec::SumWidth sums = spec::SumWidth::exact;
   spec::CheckpointImage checkpoints = spec::CheckpointImage::none;
   std::int64_t copies = 0;  // of each block beside its owner's

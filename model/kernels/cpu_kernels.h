@@ -46,7 +46,7 @@ void run_pieces_indexed(const CpuContext& context, std::int64_t size, std::int64
   context.stream.pool().run_indexed(ceil_div(size, piece), task);
 }
 
-/// The views as f32. A storage type to come is converted at these two places.
+/// REQUIRES: f32 views: class CpuOps widens others (widened_cpu.h).
 const float* read_f32(const ConstMat& view);
 float* write_f32(const Mat& view);
 
@@ -68,7 +68,7 @@ DropoutMask row_mask(const Dropout& dropout, std::int64_t row, std::int64_t T, s
 
 void embedding_forward(const CpuContext&, const ElementwiseKernels&, const EmbeddingForward&);
 void embedding_backward(const CpuContext&, const ElementwiseKernels&, const EmbeddingBackward&);
-void embedding_lookup(const CpuContext&, const EmbeddingLookup&);
+void embedding_lookup(const CpuContext&, const ElementwiseKernels&, const EmbeddingLookup&);
 void embedding_lookup_backward(const CpuContext&, const ElementwiseKernels&,
                                const EmbeddingLookupBackward&);
 void embedding_positions(const CpuContext&, const ElementwiseKernels&, const EmbeddingPositions&);

@@ -6,6 +6,7 @@
 #include "model/kernels/cpu_kernels.h"
 #include "model/kernels/gemm_simd.h"
 #include "model/kernels/linear_cpu.h"
+#include "model/kernels/widened_cpu.h"
 
 namespace elaswave::kernels {
 
@@ -45,71 +46,107 @@ class CpuOps final : public Ops {
   explicit CpuOps(const IsaTables& tables) : tables_(tables) {}
 
   void embedding_forward(Stream& stream, const EmbeddingForward& args) override {
-    kernels::embedding_forward(context(stream), tables_.elementwise, args);
+    run(stream, args, [&](const CpuContext& cpu, const auto& a) {
+      kernels::embedding_forward(cpu, tables_.elementwise, a);
+    });
   }
   void embedding_backward(Stream& stream, const EmbeddingBackward& args) override {
-    kernels::embedding_backward(context(stream), tables_.elementwise, args);
+    run(stream, args, [&](const CpuContext& cpu, EmbeddingBackward a) {
+      if (args.dx_NC.dtype == DType::bf16) mask_copy(cpu, a, 0);
+      kernels::embedding_backward(cpu, tables_.elementwise, a);
+    });
   }
   void embedding_lookup(Stream& stream, const EmbeddingLookup& args) override {
-    kernels::embedding_lookup(context(stream), args);
+    run(stream, args, [&](const CpuContext& cpu, const auto& a) {
+      kernels::embedding_lookup(cpu, tables_.elementwise, a);
+    });
   }
   void embedding_lookup_backward(Stream& stream, const EmbeddingLookupBackward& args) override {
-    kernels::embedding_lookup_backward(context(stream), tables_.elementwise, args);
+    run(stream, args, [&](const CpuContext& cpu, const auto& a) {
+      kernels::embedding_lookup_backward(cpu, tables_.elementwise, a);
+    });
   }
   void embedding_positions(Stream& stream, const EmbeddingPositions& args) override {
-    kernels::embedding_positions(context(stream), tables_.elementwise, args);
+    run(stream, args, [&](const CpuContext& cpu, const auto& a) {
+      kernels::embedding_positions(cpu, tables_.elementwise, a);
+    });
   }
   void embedding_positions_backward(Stream& stream,
                                     const EmbeddingPositionsBackward& args) override {
-    kernels::embedding_positions_backward(context(stream), tables_.elementwise, args);
+    run(stream, args, [&](const CpuContext& cpu, EmbeddingPositionsBackward a) {
+      if (args.dx_NC.dtype == DType::bf16) mask_copy(cpu, a, a.row_begin);
+      kernels::embedding_positions_backward(cpu, tables_.elementwise, a);
+    });
   }
   void layernorm_forward(Stream& stream, const LayerNormForward& args) override {
-    kernels::layernorm_forward(context(stream), tables_.norm, args);
+    run(stream, args, [&](const CpuContext& cpu, const auto& a) {
+      kernels::layernorm_forward(cpu, tables_.norm, a);
+    });
   }
   void layernorm_backward(Stream& stream, const LayerNormBackward& args) override {
-    kernels::layernorm_backward(context(stream), tables_.norm, args);
+    run(stream, args, [&](const CpuContext& cpu, const auto& a) {
+      kernels::layernorm_backward(cpu, tables_.norm, a);
+    });
   }
   void linear_forward(Stream& stream, const LinearForward& args) override {
-    kernels::linear_forward(context(stream), args);
+    run(stream, args,
+        [&](const CpuContext& cpu, const auto& a) { kernels::linear_forward(cpu, a); });
   }
   void linear_backward_input(Stream& stream, const LinearBackwardInput& args) override {
-    kernels::linear_backward_input(context(stream), args);
+    run(stream, args,
+        [&](const CpuContext& cpu, const auto& a) { kernels::linear_backward_input(cpu, a); });
   }
   void linear_backward_weight(Stream& stream, const LinearBackwardWeight& args) override {
-    kernels::linear_backward_weight(context(stream), args);
+    run(stream, args,
+        [&](const CpuContext& cpu, const auto& a) { kernels::linear_backward_weight(cpu, a); });
   }
   void attention_forward(Stream& stream, const AttentionForward& args) override {
-    kernels::attention_forward(context(stream), tables_.attention, args);
+    run(stream, args, [&](const CpuContext& cpu, const auto& a) {
+      kernels::attention_forward(cpu, tables_.attention, a);
+    });
   }
   void attention_backward(Stream& stream, const AttentionBackward& args) override {
-    kernels::attention_backward(context(stream), tables_.attention, args);
+    run(stream, args, [&](const CpuContext& cpu, const auto& a) {
+      kernels::attention_backward(cpu, tables_.attention, a);
+    });
   }
   void attention_cached(Stream& stream, const AttentionCached& args) override {
-    kernels::attention_cached(context(stream), tables_.cached_attention, args);
+    run(stream, args, [&](const CpuContext& cpu, const auto& a) {
+      kernels::attention_cached(cpu, tables_.cached_attention, a);
+    });
   }
   void gelu_forward(Stream& stream, const GeluForward& args) override {
-    kernels::gelu_forward(context(stream), tables_.elementwise, args);
+    run(stream, args, [&](const CpuContext& cpu, const auto& a) {
+      kernels::gelu_forward(cpu, tables_.elementwise, a);
+    });
   }
   void gelu_backward(Stream& stream, const GeluBackward& args) override {
-    kernels::gelu_backward(context(stream), tables_.elementwise, args);
+    run(stream, args, [&](const CpuContext& cpu, const auto& a) {
+      kernels::gelu_backward(cpu, tables_.elementwise, a);
+    });
   }
   void residual_forward(Stream& stream, const ResidualForward& args) override {
-    kernels::residual_forward(context(stream), tables_.elementwise, args);
+    run(stream, args, [&](const CpuContext& cpu, const auto& a) {
+      kernels::residual_forward(cpu, tables_.elementwise, a);
+    });
   }
   void residual_backward(Stream& stream, const ResidualBackward& args) override {
-    kernels::residual_backward(context(stream), tables_.elementwise, args);
+    run(stream, args, [&](const CpuContext& cpu, const auto& a) {
+      kernels::residual_backward(cpu, tables_.elementwise, a);
+    });
   }
   void head_loss(Stream& stream, const HeadLoss& args) override {
-    kernels::head_loss(context(stream), args);
+    run(stream, args, [&](const CpuContext& cpu, const auto& a) { kernels::head_loss(cpu, a); });
   }
   void head_logits(Stream& stream, const HeadLogits& args) override {
-    kernels::head_logits(context(stream), args);
+    run(stream, args, [&](const CpuContext& cpu, const auto& a) { kernels::head_logits(cpu, a); });
   }
   void head_combine(Stream& stream, const HeadCombine& args) override {
     kernels::head_combine(context(stream), args);
   }
   void head_gradient(Stream& stream, const HeadGradient& args) override {
-    kernels::head_gradient(context(stream), args);
+    run(stream, args,
+        [&](const CpuContext& cpu, const auto& a) { kernels::head_gradient(cpu, a); });
   }
   void adamw(Stream& stream, std::span<const AdamW> args) override {
     kernels::adamw(context(stream), tables_.elementwise, args);
@@ -137,6 +174,26 @@ class CpuOps final : public Ops {
   }
 
  private:
+  /// operation(context, args), with operands in f32.
+  template <typename Args, typename Operation>
+  void run(Stream& stream, const Args& args, const Operation& operation) {
+    const CpuContext cpu = context(stream);
+    in_f32(cpu, tables_.elementwise, args, [&](const Args& a) { operation(cpu, a); });
+  }
+  /// dx becomes dropout(dx) as bf16 holds it: sums over rows add what slices store. dx is a copy.
+  template <typename Args>
+  void mask_copy(const CpuContext& cpu, Args& args, std::int64_t row_begin) {
+    if (args.dropout.rate == 0) return;
+    const ConstMat& dx = args.dx_NC;
+    mask_and_round(
+        cpu, tables_.elementwise,
+        {.dout_NC = dx,
+         .T = args.T,
+         .dropout = args.dropout,
+         .dbranch_NC = {const_cast<std::byte*>(dx.data), dx.dtype, dx.rows, dx.cols, dx.stride},
+         .row_begin = row_begin});
+    args.dropout = {};
+  }
   CpuContext context(Stream& stream) {
     ensure_float_mode();
     auto* cpu = dynamic_cast<device::CpuStream*>(&stream);

@@ -184,8 +184,21 @@ std::uint64_t digest(const float* range, std::uint64_t key, std::int64_t first, 
   return total;
 }
 
+void widen(const std::uint16_t* in, float* out, std::int64_t n) {
+  sweep(n, [&](std::int64_t i, auto lanes) {
+    store(out + i, from_bits(shift_left<16>(load_low16(in + i, lanes))), lanes);
+  });
+}
+
+void narrow(const float* in, std::uint16_t* out, std::int64_t n) {
+  sweep(n, [&](std::int64_t i, auto lanes) {
+    store_low16(out + i, round_to_bf16(load(in + i, lanes)), lanes);
+  });
+}
+
 constexpr ElementwiseKernels kKernels = {
-    add, dropout, gelu_forward, gelu_backward, adamw, mean_exact, mean_fast, sum_squares, digest,
+    add,       dropout,     gelu_forward, gelu_backward, adamw,  mean_exact,
+    mean_fast, sum_squares, digest,       widen,         narrow,
 };
 
 }  // namespace

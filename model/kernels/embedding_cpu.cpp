@@ -16,6 +16,16 @@ void check_tokens(std::span<const std::int32_t> ids_N, const ConstMat& x, std::i
     EW_CHECK(id >= 0 && id < V, "token {} of a vocabulary of {}", id, V);
 }
 
+// Row `row` of a table as f32, in `room` (C floats) where it is stored in bf16: of a table, a call
+// reads few rows.
+const float* table_row(const ElementwiseKernels& kernels, const ConstMat& table, std::int64_t row,
+                       float* room) {
+  const std::byte* stored = table.row(row);
+  if (table.dtype == DType::f32) return reinterpret_cast<const float*>(stored);
+  kernels.widen(reinterpret_cast<const std::uint16_t*>(stored), room, table.cols);
+  return room;
+}
+
 // Rows of the token table: those of the ids [begin, begin + V).
 struct TableSlice {
   std::int64_t begin, V;
@@ -137,13 +147,14 @@ void embedding_forward(const CpuContext& context, const ElementwiseKernels& kern
   EW_CHECK(wpe.rows >= args.T && wte.cols == x.cols && wpe.cols == x.cols,
            "{} positions of {} and tokens of {} for samples of {} x {}", wpe.rows, wpe.cols,
            wte.cols, args.T, x.cols);
-  const float *tokens = read_f32(wte), *positions = read_f32(wpe);
+  const float* positions = read_f32(wpe);
   float* out = write_f32(x);
   run_pieces(context, x.rows, rows_per_task(x.cols), [&](std::int64_t first, std::int64_t count) {
     for (std::int64_t row = first; row < first + count; ++row) {
       const std::int64_t id = args.ids_N[static_cast<std::size_t>(row)], t = row % args.T;
       float* out_row = out + row * x.stride;
-      kernels.add(tokens + id * wte.stride, positions + t * wpe.stride, out_row, x.cols);
+      const float* token = table_row(kernels, wte, id, out_row);
+      kernels.add(token, positions + t * wpe.stride, out_row, x.cols);
       if (args.dropout.rate == 0) continue;
       const DropoutMask mask = row_mask(args.dropout, row, args.T, x.cols);
       kernels.dropout(mask, nullptr, out_row, out_row, x.cols);
@@ -171,24 +182,26 @@ void embedding_backward(const CpuContext& context, const ElementwiseKernels& ker
   sum_by_position(context, kernels, grad_NC, T, 0, args.dwpe_TC);
 }
 
-void embedding_lookup(const CpuContext& context, const EmbeddingLookup& args) {
+void embedding_lookup(const CpuContext& context, const ElementwiseKernels& kernels,
+                      const EmbeddingLookup& args) {
   const ConstMat& wte = args.wte_VC;
   const Mat& out = args.out_NC;
   const TableSlice slice = {args.vocab_begin, wte.rows};
   EW_CHECK(std::ssize(args.ids_N) == out.rows && wte.cols == out.cols && slice.begin >= 0,
            "{} ids of tokens of {}, from token {} on, for {} x {}", args.ids_N.size(), wte.cols,
            slice.begin, out.rows, out.cols);
-  const float* table = read_f32(wte);
   float* to = write_f32(out);
   run_pieces(context, out.rows, rows_per_task(out.cols),
              [&](std::int64_t first, std::int64_t count) {
                for (std::int64_t row = first; row < first + count; ++row) {
                  const std::int32_t id = args.ids_N[static_cast<std::size_t>(row)];
                  float* out_row = to + row * out.stride;
-                 if (slice.has(id))
-                   std::copy_n(table + (id - slice.begin) * wte.stride, out.cols, out_row);
-                 else  // -0 + x is x for every x, 0 + x is not for x = -0
+                 if (!slice.has(id)) {  // -0 + x is x for every x, 0 + x is not for x = -0
                    std::fill_n(out_row, out.cols, -0.0f);
+                   continue;
+                 }
+                 const float* token = table_row(kernels, wte, id - slice.begin, out_row);
+                 if (token != out_row) std::copy_n(token, out.cols, out_row);
                }
              });
 }

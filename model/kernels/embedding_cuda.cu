@@ -62,13 +62,13 @@ void add_positions(const CudaContext& context, std::span<const std::int32_t> ids
   });
 }
 
-template <typename T, int kWidth>
+template <typename T, typename Out, int kWidth>
 struct Lookup {
   static constexpr int kElems = kWidth;
   const std::int32_t* ids;
   TableSlice slice;
   Rows<const T> wte;
-  Rows<T> out;
+  Rows<Out> out;
 
   struct Loaded {
     float x[kWidth];
@@ -121,12 +121,20 @@ void embedding_lookup(const CudaContext& context, const EmbeddingLookup& args) {
   EW_CHECK(std::ssize(args.ids_N) == out.rows && wte.cols == out.cols && args.vocab_begin >= 0,
            "{} ids of tokens of {}, from token {} on, for {} x {}", args.ids_N.size(), wte.cols,
            args.vocab_begin, out.rows, out.cols);
-  with_shape(out.cols, {wte, out}, [&]<typename T, int kWidth>() {
+  const auto look_up = [&]<typename T, typename Out, int kWidth>() {
     launch_all_rows(
         context, out.rows, out.cols,
-        Lookup<T, kWidth>{
-            args.ids_N.data(), {args.vocab_begin, wte.rows}, rows_of<T>(wte), rows_of<T>(out)});
-  });
+        Lookup<T, Out, kWidth>{
+            args.ids_N.data(), {args.vocab_begin, wte.rows}, rows_of<T>(wte), rows_of<Out>(out)});
+  };
+  if (wte.dtype == DType::bf16 && out.dtype == DType::f32) {
+    vectors_fit(out.cols, {wte, out})
+        ? look_up.template operator()<bf16, float, kVectorElems<bf16>>()
+        : look_up.template operator()<bf16, float, 1>();
+    return;
+  }
+  with_shape(out.cols, {wte, out},
+             [&]<typename T, int kWidth>() { look_up.template operator()<T, T, kWidth>(); });
 }
 
 }  // namespace elaswave::kernels::cuda

@@ -130,6 +130,10 @@ float* Workspace::transposed(std::int64_t elems) {
   return grown(transposed_, elems);
 }
 
+float* Workspace::widened(std::int64_t elems) {
+  return grown(widened_, elems);
+}
+
 void Workspace::prepare_workers(int workers, std::int64_t elems) {
   const std::int64_t bytes = elems * static_cast<std::int64_t>(sizeof(float));
   if (workers_.size() < static_cast<std::size_t>(workers))

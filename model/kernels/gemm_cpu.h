@@ -53,13 +53,15 @@ class Workspace {
   float* shared(std::int64_t elems);
   /// As shared(), a second piece: holds a transposed operand for the length of one product.
   float* transposed(std::int64_t elems);
+  /// As shared(), a third piece: f32 copies of operands stored in bf16 (widened_cpu.h).
+  float* widened(std::int64_t elems);
   /// Makes worker(w, elems) valid for w < workers.
   void prepare_workers(int workers, std::int64_t elems);
   /// The memory of one worker: at least the prepared number of floats. THREADS: any.
   float* worker(int index) { return workers_[static_cast<std::size_t>(index)].as<float>().data(); }
 
  private:
-  device::Buffer shared_, transposed_;
+  device::Buffer shared_, transposed_, widened_;
   std::vector<device::Buffer> workers_;
 };
 

@@ -2,8 +2,10 @@
 // (cpu_ops.h; cuda later).
 //
 // Shape letters: B samples of a micro-batch, T positions, N = B*T tokens, C hidden, D features out,
-// H heads, V vocabulary. Activations and weights are row-major views of the storage type (f32; bf16
-// to come); arithmetic is f32.
+// H heads, V vocabulary. Activations and weights are row-major views of one storage type (f32 or
+// bf16), unless a comment says so; arithmetic is f32, and what is stored is rounded once. The
+// result of a product may also be f32: the term of a sum over slices, which is rounded when it is
+// whole.
 //
 // Contracts shared by all operations
 // - Loss and gradients are a function of the arguments alone: every sum is cut by shape constants,
@@ -99,7 +101,7 @@ struct EmbeddingLookup {
   std::span<const std::int32_t> ids_N;
   ConstMat wte_VC;  // V rows from vocab_begin on
   std::int64_t vocab_begin = 0;
-  Mat out_NC;
+  Mat out_NC;  // of the type of wte, or f32
 };
 /// The sums of EmbeddingBackward for the ids that the slice has. dx is what
 /// EmbeddingPositionsBackward left, of all N rows.

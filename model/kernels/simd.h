@@ -35,6 +35,12 @@ ELASWAVE_INLINE void store(float* p, F32 a, FullVector) {
 ELASWAVE_INLINE void store(float* p, F32 a, PartVector part) {
   store_first(p, a, part.lanes);
 }
+ELASWAVE_INLINE I32 load_low16(const std::uint16_t* p, FullVector) {
+  return load_low16(p, kLanes);
+}
+ELASWAVE_INLINE I32 load_low16(const std::uint16_t* p, PartVector part) {
+  return load_low16(p, part.lanes);
+}
 ELASWAVE_INLINE void store_low16(std::uint16_t* p, I32 a, FullVector) {
   store_low16(p, a, kLanes);
 }

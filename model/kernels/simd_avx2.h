@@ -113,6 +113,10 @@ ELASWAVE_INLINE I32 operator|(I32 a, I32 b) {
   return {_mm256_or_si256(a.raw, b.raw)};
 }
 template <int count>
+ELASWAVE_INLINE I32 shift_left(I32 a) {
+  return {_mm256_slli_epi32(a.raw, count)};
+}
+template <int count>
 ELASWAVE_INLINE I32 shift_right(I32 a) {  // zeros come in
   return {_mm256_srli_epi32(a.raw, count)};
 }
@@ -123,8 +127,22 @@ ELASWAVE_INLINE I32 shift_right_signed(I32 a) {
 ELASWAVE_INLINE F32 to_f32(I32 a) {
   return {_mm256_cvtepi32_ps(a.raw)};
 }
+/// Words of 16 bits in the first n lanes, with zeros above; zeros in the others.
+ELASWAVE_INLINE I32 load_low16(const std::uint16_t* p, std::int64_t n) {
+  if (n == kLanes)
+    return {_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
+  alignas(16) std::uint16_t words[kLanes] = {};
+  for (std::int64_t i = 0; i < n; ++i) words[i] = p[i];
+  return {_mm256_cvtepu16_epi32(_mm_load_si128(reinterpret_cast<const __m128i*>(words)))};
+}
 /// The low 16 bits of each lane, first n lanes.
 ELASWAVE_INLINE void store_low16(std::uint16_t* p, I32 a, std::int64_t n) {
+  if (n == kLanes) {
+    const __m256i low = _mm256_and_si256(a.raw, _mm256_set1_epi32(0xFFFF));
+    const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(low, low), 0x08);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(packed));
+    return;
+  }
   std::uint32_t lanes[kLanes];
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(lanes), a.raw);
   for (std::int64_t i = 0; i < n; ++i) p[i] = static_cast<std::uint16_t>(lanes[i]);

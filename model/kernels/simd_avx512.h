@@ -116,6 +116,10 @@ ELASWAVE_INLINE I32 operator|(I32 a, I32 b) {
   return {_mm512_or_si512(a.raw, b.raw)};
 }
 template <int count>
+ELASWAVE_INLINE I32 shift_left(I32 a) {
+  return {_mm512_slli_epi32(a.raw, count)};
+}
+template <int count>
 ELASWAVE_INLINE I32 shift_right(I32 a) {  // zeros come in
   return {_mm512_srli_epi32(a.raw, count)};
 }
@@ -125,6 +129,10 @@ ELASWAVE_INLINE I32 shift_right_signed(I32 a) {
 }
 ELASWAVE_INLINE F32 to_f32(I32 a) {
   return {_mm512_cvtepi32_ps(a.raw)};
+}
+/// Words of 16 bits in the first n lanes, with zeros above; zeros in the others.
+ELASWAVE_INLINE I32 load_low16(const std::uint16_t* p, std::int64_t n) {
+  return {_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(first_lanes(n), p))};
 }
 /// The low 16 bits of each lane, first n lanes.
 ELASWAVE_INLINE void store_low16(std::uint16_t* p, I32 a, std::int64_t n) {

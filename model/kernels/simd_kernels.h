@@ -47,6 +47,9 @@ struct ElementwiseKernels {
   /// `first`.
   std::uint64_t (*digest)(const float* words, std::uint64_t key, std::int64_t first,
                           std::int64_t n);
+  /// bf16 (io/base/bf16.h) to f32, exactly, and back, rounded to nearest even.
+  void (*widen)(const std::uint16_t* in, float* out, std::int64_t n);
+  void (*narrow)(const float* in, std::uint16_t* out, std::int64_t n);
 };
 
 /// Rows of a layer norm, forward. mean and rstd have one element a row.

@@ -108,8 +108,8 @@ Result<void> project(const Site& at, const Projection& projection, ConstMat x, C
       at.stream(), {.x_NC = x,
                     .w_CD = at.matrix(projection.weight),
                     .b_D = first_slice ? at.vector(projection.bias) : std::span<const float>(),
-                    .y_ND = branch_NC});
-  EW_ASSIGN(const Mat own_NC, sum_rows(at.context(), branch_NC, "sum of a projection"));
+                    .y_ND = term_of_sum(at.call, branch_NC)});
+  EW_ASSIGN(const Mat own_NC, sum_rows(at.call, branch_NC, "sum of a projection"));
   const LayerDropout dropout = at.dropout(projection.dropout);
   at.ops().residual_forward(at.stream(), {.residual_NC = residual_NC,
                                           .branch_NC = own_NC,
@@ -153,10 +153,10 @@ Result<void> mlp_input_gradient(const Site& at, Mat dbranch_NC, Mat dfc_N4C, Mat
   at.ops().gelu_backward(at.stream(),
                          {.x = at.stash().fc_N4C.view(), .dy = dfc_N4C, .dx = dfc_N4C});
   const Mat dln_NC = at.scratch().norm_NC.view();
-  at.ops().linear_backward_input(
-      at.stream(),
-      {.dy_ND = dfc_N4C, .w_CD = at.matrix(BlockTensor::c_fc_weight), .dx_NC = dln_NC});
-  EW_ASSIGN(const Mat own_NC, sum_rows(at.context(), dln_NC, "gradient of a norm"));
+  at.ops().linear_backward_input(at.stream(), {.dy_ND = dfc_N4C,
+                                               .w_CD = at.matrix(BlockTensor::c_fc_weight),
+                                               .dx_NC = term_of_sum(at.call, dln_NC)});
+  EW_ASSIGN(const Mat own_NC, sum_rows(at.call, dln_NC, "gradient of a norm"));
   norm_backward(at, second_norm(at), own_NC, dx_NC);
   return {};
 }
@@ -185,10 +185,10 @@ Result<void> attention_input_gradient(const Site& at, Mat dbranch_NC, Mat dqkv_N
                                             .dropout = dropout.spec(),
                                             .dqkv_N3C = dqkv_N3C,
                                             .head_begin = at.context().head_begin()});
-  at.ops().linear_backward_input(
-      at.stream(),
-      {.dy_ND = dqkv_N3C, .w_CD = at.matrix(BlockTensor::c_attn_weight), .dx_NC = dln_NC});
-  EW_ASSIGN(const Mat own_NC, sum_rows(at.context(), dln_NC, "gradient of a norm"));
+  at.ops().linear_backward_input(at.stream(), {.dy_ND = dqkv_N3C,
+                                               .w_CD = at.matrix(BlockTensor::c_attn_weight),
+                                               .dx_NC = term_of_sum(at.call, dln_NC)});
+  EW_ASSIGN(const Mat own_NC, sum_rows(at.call, dln_NC, "gradient of a norm"));
   norm_backward(at, first_norm(at), own_NC, dx_NC);
   return {};
 }

@@ -34,13 +34,15 @@ LayerScratch::LayerScratch(const Context& context, const LayerKinds& kinds) {
   if (kinds.blocks) wide_N4C = Activation::padded(on, N, 4 * width, context.storage);
   if (kinds.blocks && context.recompute == Recompute::selective)
     act_N4C = Activation::padded(on, N, 4 * width, context.storage);
+  if (context.slices() > 1 && context.storage != DType::f32)
+    term_NC = Activation(on, N, C, DType::f32);
   if (kinds.head) loss_N = device::Array<float>(on, N);
   if (kinds.head && context.slices() > 1) sliced_head = SlicedHeadScratch(context);
 }
 
 std::int64_t LayerScratch::memory_bytes() const {
   std::int64_t bytes = sliced_head.memory_bytes() + loss_N.size_bytes();
-  for (const Activation* activation : {&branch_NC, &norm_NC, &wide_N4C, &act_N4C})
+  for (const Activation* activation : {&branch_NC, &norm_NC, &wide_N4C, &act_N4C, &term_NC})
     bytes += activation->memory_bytes();
   return bytes;
 }
@@ -52,10 +54,16 @@ Result<device::ConstMat> gather_rows(const Context& context, device::ConstMat ow
   return device::ConstMat(all_NC);
 }
 
-Result<device::Mat> sum_rows(const Context& context, device::Mat partial_NC,
+device::Mat term_of_sum(const LayerCall& call, device::Mat all_NC) {
+  if (call.context.slices() == 1 || all_NC.dtype == DType::f32) return all_NC;
+  return call.scratch.term_NC.view();
+}
+
+Result<device::Mat> sum_rows(const LayerCall& call, device::Mat all_NC,
                              std::string_view operation) {
-  const device::Mat own_NC = own_rows(context, partial_NC);
-  if (context.slices() > 1) EW_TRY(context.slice_group->scatter_sum(partial_NC, own_NC, operation));
+  const device::Mat own_NC = own_rows(call.context, all_NC);
+  if (call.context.slices() > 1)
+    EW_TRY(call.context.slice_group->scatter_sum(term_of_sum(call, all_NC), own_NC, operation));
   return own_NC;
 }
 

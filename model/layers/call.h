@@ -37,6 +37,7 @@ struct LayerScratch {
   Activation norm_NC;           // rows out of a norm, and their gradient
   Activation wide_N4C;          // gradient inside the MLP; of qkv, as an N x 3C matrix
   Activation act_N4C;           // where forward does not keep it
+  Activation term_NC;           // f32: of a sum over slices, where storage is not f32
   device::Array<float> loss_N;  // in nats
   SlicedHeadScratch sliced_head;
 
@@ -64,9 +65,11 @@ inline device::Mat own_rows(const Context& context, device::Mat all_NC) {
 Result<device::ConstMat> gather_rows(const Context& context, device::ConstMat own_NC,
                                      device::Mat all_NC, std::string_view operation);
 
-/// COLLECTIVE over the slices. This slice's own rows of the sum of everyone's `partial_NC`, in its
-/// place: own_rows(partial_NC). Nothing is done where there is one slice.
-Result<device::Mat> sum_rows(const Context& context, device::Mat partial_NC,
-                             std::string_view operation);
+/// Where a slice's term of a sum over slices goes whose own rows are to lie in those of `all_NC`:
+/// there, if it is f32. A term is not rounded, the sum is. With one slice the term is the sum.
+device::Mat term_of_sum(const LayerCall& call, device::Mat all_NC);
+/// COLLECTIVE over the slices. This slice's own rows of the sum of everyone's term_of_sum(all_NC),
+/// in own_rows(all_NC). Nothing is done where there is one slice.
+Result<device::Mat> sum_rows(const LayerCall& call, device::Mat all_NC, std::string_view operation);
 
 }  // namespace elaswave::layers

@@ -19,8 +19,8 @@ Result<void> sliced_forward(const LayerCall& call, const kernels::Dropout& dropo
                                {.ids_N = call.batch.ids_N,
                                 .wte_VC = call.parameters.matrix(call.inventory.wte()),
                                 .vocab_begin = vocab_begin(call),
-                                .out_NC = looked_up_NC});
-  EW_ASSIGN(const device::Mat own_NC, sum_rows(context, looked_up_NC, "sum of the embedding"));
+                                .out_NC = term_of_sum(call, looked_up_NC)});
+  EW_ASSIGN(const device::Mat own_NC, sum_rows(call, looked_up_NC, "sum of the embedding"));
   context.ops.embedding_positions(context.stream,
                                   {.x_NC = own_NC,
                                    .wpe_TC = call.parameters.matrix(call.inventory.wpe()),

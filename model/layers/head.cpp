@@ -26,7 +26,7 @@ float loss_scale(const Context& context) {
 
 /// Losses of all rows on a slice of the vocabulary, chunk by chunk: what each slice's logits come
 /// to is gathered and combined in slice order, the same on all of them. With `dw_VC` also the
-/// gradients: this slice's term of dx in branch_NC, and of dW.
+/// gradients: this slice's term of dx, and of dW.
 Result<void> sliced_loss(const LayerCall& call, device::ConstMat ln_NC, kernels::GradSink* dw_VC) {
   const Context& context = call.context;
   SlicedHeadScratch& scratch = call.scratch.sliced_head;
@@ -58,16 +58,17 @@ Result<void> sliced_loss(const LayerCall& call, device::ConstMat ln_NC, kernels:
                               .total_N = total_N,
                               .loss_N = call.scratch.loss_N.span().subspan(offset, count)});
     if (dw_VC == nullptr) continue;
-    context.ops.head_gradient(context.stream,
-                              {.logits_NV = logits_NV,
-                               .x_NC = x_NC,
-                               .w_VC = w_VC,
-                               .targets_N = targets_N,
-                               .vocab_begin = vocab_begin,
-                               .total_N = total_N,
-                               .scale = loss_scale(context),
-                               .dx_NC = call.scratch.branch_NC.view().rows_from(first, tokens),
-                               .dw_VC = *dw_VC});
+    context.ops.head_gradient(
+        context.stream,
+        {.logits_NV = logits_NV,
+         .x_NC = x_NC,
+         .w_VC = w_VC,
+         .targets_N = targets_N,
+         .vocab_begin = vocab_begin,
+         .total_N = total_N,
+         .scale = loss_scale(context),
+         .dx_NC = term_of_sum(call, call.scratch.branch_NC.view()).rows_from(first, tokens),
+         .dw_VC = *dw_VC});
     dw_VC->overwrite = false;
   }
   return {};
@@ -104,8 +105,8 @@ Result<void> head_forward_backward(const LayerCall& call, device::ConstMat x_NC,
   kernels::GradSink dw_VC = call.gradients.sink(call.inventory.wte());
   if (call.context.slices() > 1) {
     EW_TRY(sliced_loss(call, ln_NC, &dw_VC));
-    return call.context.slice_group->scatter_sum(call.scratch.branch_NC.view(), stash.dln_NC.view(),
-                                                 "gradient of the head");
+    return call.context.slice_group->scatter_sum(term_of_sum(call, call.scratch.branch_NC.view()),
+                                                 stash.dln_NC.view(), "gradient of the head");
   }
   call.context.ops.head_loss(call.context.stream,
                              {.x_NC = ln_NC,

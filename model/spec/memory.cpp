@@ -59,6 +59,9 @@ class ChunkMemory {
     // F under full recompute keeps nothing; validation has no stash to borrow on an idle rank.
     if (kinds_.blocks && (model_.recompute == Recompute::full || !stashes_))
       bytes += block_stash(shape_, model_.recompute).size_bytes(model_.storage);
+    if (model_.storage == DType::bf16 && model_.operands == Operands::widened)
+      table_[MemoryTerm::widened] =
+          kFloat * widened_elems(shape_, kinds_, model_.loss_chunk_tokens);
   }
 
  private:
@@ -168,9 +171,9 @@ class Ownership {
 
 std::string_view name(MemoryTerm term) {
   constexpr std::array<std::string_view, kMemoryTerms> names = {
-      "weights", "gradient sums", "optimizer",      "log",       "backups",
-      "stashes", "head",          "weight stashes", "scratch",   "boundaries",
-      "logits",  "exchange",      "slice sums",     "checkpoint"};
+      "weights", "gradient sums", "optimizer",      "log",        "backups",
+      "stashes", "head",          "weight stashes", "scratch",    "boundaries",
+      "logits",  "widened",       "exchange",       "slice sums", "checkpoint"};
   return names[static_cast<std::size_t>(term)];
 }
 

@@ -28,6 +28,7 @@ enum class MemoryTerm : std::uint8_t {
                // of which nothing is kept
   boundaries,  // matrices between chunks
   logits,      // of one chunk of tokens, f32, with one slice
+  widened,     // f32 copies of one call's bf16 operands, where kernels make such
   exchange,    // sums arriving from each peer
   slice_sums,  // arriving rows of the other slices' partial sums
   checkpoint,  // a copy of master weights and moments for the writer beside training
@@ -47,6 +48,8 @@ struct MemoryTable {
   MemoryTerm largest() const;
 };
 
+/// How kernels take what is stored in bf16: as it is, or copied to f32 for each call (on a CPU).
+enum class Operands : std::uint8_t { stored, widened };
 enum class SumWidth : std::uint8_t { exact, fast };
 enum class CheckpointImage : std::uint8_t { none, kept };
 
@@ -57,6 +60,7 @@ struct MemoryModel {
   const layout::BlockTable& blocks;  // inventory.blocks()
   std::int64_t micro_batch = 1;      // samples
   DType storage = DType::f32;
+  Operands operands = Operands::stored;
   SumWidth sums = SumWidth::exact;
   Recompute recompute = Recompute::none;
   CheckpointImage checkpoints = CheckpointImage::none;

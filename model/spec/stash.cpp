@@ -108,11 +108,31 @@ ScratchShape layer_scratch(const StashShape& shape, Recompute recompute, const L
           .norm = {any ? N : 0, C},
           .wide = {kinds.blocks ? N : 0, 4 * C / t, true},
           .act = {again ? N : 0, 4 * C / t, true},
+          .term = {t > 1 ? N : 0, C},
           .statistics = kinds.head ? N : 0};
 }
 
 double ScratchShape::size_bytes(DType storage) const {
-  return total({branch, norm, wide, act}, statistics, storage);
+  return total({branch, norm, wide, act}, statistics, storage) +
+         (storage == DType::f32 ? 0 : term.size_bytes(DType::f32));
+}
+
+double widened_elems(const StashShape& shape, const LayerKinds& kinds,
+                     std::int64_t loss_chunk_tokens) {
+  const auto t = static_cast<double>(shape.slices), C = static_cast<double>(shape.hidden);
+  const auto N = static_cast<double>(shape.tokens), V = static_cast<double>(shape.vocab);
+  // The embedding: its rows, and as many of positions at most.
+  double most = 3 * static_cast<double>(shape.own_rows) * C;
+  if (kinds.blocks) {
+    const double wide = 4 * C / t;
+    most = std::max({most, N * C + C * wide + N * wide, 3 * N * wide});  // product; GELU, backward
+  }
+  if (kinds.head) {  // with slices a chunk at a time, and the term of dx is f32
+    const double rows =
+        shape.slices > 1 ? std::min(N, static_cast<double>(loss_chunk_tokens)) : 2 * N;
+    most = std::max(most, rows * C + V / t * C);
+  }
+  return most;
 }
 
 SlicedHeadShape sliced_head(const StashShape& shape, std::int64_t loss_chunk_tokens) {

@@ -90,11 +90,16 @@ struct LayerKinds {
 struct ScratchShape {
   StashMatrix branch, norm, wide;
   StashMatrix act;              // selective: what is computed again
+  StashMatrix term;             // f32, where storage is not: of a sum over slices
   std::int64_t statistics = 0;  // f32: losses of the tokens
 
   double size_bytes(DType storage) const;
 };
 ScratchShape layer_scratch(const StashShape& shape, Recompute recompute, const LayerKinds& kinds);
+
+/// Elements of the stored operands of the call that has most of them, padding left out.
+double widened_elems(const StashShape& shape, const LayerKinds& kinds,
+                     std::int64_t loss_chunk_tokens);
 
 /// Elements from one row of logits to the next, as kernels want them (kernels::logits_stride).
 constexpr std::int64_t logits_stride(std::int64_t vocab) {

@@ -158,16 +158,16 @@ class ChaosBench(Bench):
 
     def good(self, steps):
         """The first steps of an undisturbed run of one process (of one tensor-parallel group, when there is one)."""
-        tensor = [word for word in self.shape if word.startswith("--parallel.tp=")]
-        ranks = int(tensor[0].split("=")[1]) if tensor else 1
-        known = self.references.get(ranks, [])
+        recipe = tuple(word for word in self.shape if word.startswith(("--parallel.tp=", "--train.precision=")))
+        ranks = max([int(word.split("=")[1]) for word in recipe if word.startswith("--parallel.tp=")], default=1)
+        known = self.references.get(recipe, [])
         if len(known) < steps:
             # More than asked for, so that the next longer run does not need another one.
-            name, steps_made = f"good{ranks}.{steps}", steps + min(steps, 500)
-            command = self.train_arguments(name, *SMALL, *tensor, steps=steps_made)
+            name, steps_made = f"good{len(self.references)}.{steps}", steps + min(steps, 500)
+            command = self.train_arguments(name, *SMALL, *recipe, steps=steps_made)
             # Steps take milliseconds, on busy cores some tens of them.
             self.run(command if ranks == 1 else ["launch", "-n", str(ranks), "--", *command], timeout_s=TIMEOUT_S + steps_made / 5)
-            known = self.references[ranks] = self.trace(name)
+            known = self.references[recipe] = self.trace(name)
         return known[:steps]
 
     @contextlib.contextmanager

@@ -176,6 +176,20 @@ def case_kinds(bench):
                   "--chaos.kill=rank=1,step=3;rank=4,step=20,point=after_reduce", steps=24)
 
 
+def case_bf16(bench):
+    """Ranks that die in a run in bf16, at points and from outside, leave the digest of an undisturbed one."""
+    tally = Tally()
+    bench.set_shape("--parallel.pp=2", "--train.precision=bf16")
+    for victim, point in ((1, "after_forward"), (2, "after_log"), (3, "during_apply")):
+        end_by_itself(bench, point, 4, {victim: point}, f"--chaos.kill=rank={victim},step=4,point={point}", tally=tally)
+    kill_each(bench, 4, tally, 0)
+    bench.set_shape("--parallel.tp=2", "--train.precision=bf16")
+    end_by_itself(bench, "slice", 4, {1: "after_backward"}, "--chaos.kill=rank=1,step=4,point=after_backward", tally=tally)
+    bench.set_shape()
+    expect(bench.good(2)[0]["digest"] != bench.trace("after_log")[0]["digest"], "bf16 left the digest of f32")
+    print(f"campaign: runs in bf16, every digest equal: {tally.text()}")
+
+
 def case_hang(bench):
     """A rank whose compute thread or communication thread never comes back ends itself; the others go on."""
     bench.set_shape("--parallel.pp=2", "--elastic.hang_ms=4000")

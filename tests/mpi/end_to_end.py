@@ -378,6 +378,44 @@ def case_layout_changes(bench):
     print("campaign: 4 layouts in a row with the straight run's bits, 3 changes of the tensor degree")
 
 
+def case_precision(bench):
+    """bf16 under mpirun: one digest for all layouts; what it leaves can be exported, generated from and gone on with in f32."""
+    bench.prepare()
+    bf16 = ("--train.precision=bf16", "--train.decay_steps=6")
+    bench.run(bench.train_arguments("straight", *bf16, steps=6))
+    expected = bench.trace("straight")
+
+    def leg(name, stop, ranks, *more, steps=6):
+        return bench.run(["launch", "-n", str(ranks), "--", *bench.train_arguments(
+            name, f"--train.stop_at={stop if stop < steps else 0}", "--device.threads=1", *more, steps=steps)],
+            code=75 if stop < steps else 0)
+
+    leg("run", 2, 4, *bf16, "--parallel.pp=2", "--parallel.chunks=2", "--parallel.schedule=zbv")
+    leg("run", 4, 3, *bf16, "--train.recompute=selective")
+    done = leg("run", 6, 3, *bf16, "--parallel.pp=3", "--train.recompute=full")
+    expect(bench.trace("run") == expected, "layouts changed on the way differ from the straight run")
+    expect("train.precision" not in done.stdout + done.stderr, "a change of precision is told of where there was none")
+    sliced = [leg(name, 6, ranks, *bf16, "--parallel.tp=2", f"--parallel.pp={ranks // 2}") and bench.trace(name)
+              for name, ranks in (("two", 2), ("four", 4))]
+    expect(sliced[0] == sliced[1], "two layouts of slices differ")
+    bench.run(bench.train_arguments("f32", "--train.decay_steps=6", steps=6))
+    for line, slices, exact in zip(expected, sliced[0], bench.trace("f32")):
+        expect(len({line["digest"], slices["digest"], exact["digest"]}) == 3, f"step {line['step']}: digests are equal")
+        # As across degrees, but storage is rounded to 2^-9 of itself; sums, the square root there, are not.
+        for other in (line, slices):
+            expect(abs(other["loss"] / exact["loss"] - 1) < (4 * 8 + 2) * 2.0**-9 * line["step"], f"loss of step {line['step']}")
+
+    generate = [bench.binary, "generate", "--checkpoint", bench.path("run"), "--prompt=The ", "--max_tokens=20"]
+    texts = [subprocess.run(generate, cwd=bench.folder, env=bench.environment, timeout=TIMEOUT_S, check=True,
+                            stdout=subprocess.PIPE).stdout for _ in range(2)]
+    expect(len(texts[0]) >= 20 and texts[0] == texts[1], f"generated {texts}")
+    bench.run(["checkpoint", "export", bench.path("run"), "--output", bench.path("exported")])
+    expect(os.path.getsize(bench.path("exported", "model.safetensors")) > 4 * 400_000, "weights are not exported as f32")
+    changed = leg("run", 8, 2, "--train.decay_steps=6", steps=8)
+    expect("train.precision" in changed.stdout + changed.stderr, "nothing is said of the other precision")
+    expect(bench.trace("run")[:6] == expected and len(bench.trace("run")) == 8, "the run did not go on in f32")
+
+
 def case_hang(bench):
     """Without agents a rank stopped for good is named by the others, with step and action, within the deadline; exit code 6."""
     bench.prepare()

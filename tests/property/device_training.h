@@ -18,6 +18,7 @@ class DeviceTraining : public ::testing::Test {
     app::Config config = tiny_config(folder_.file("train.bin"));
     config.model.heads = 4;
     config.train.global_batch = 16;
+    config.train.precision = precision_;
     config.log.digest_every = 1;
     config.elastic.scrub_steps = 2;
     return config;
@@ -66,6 +67,7 @@ class DeviceTraining : public ::testing::Test {
   }
 
   TemporaryFolder folder_;
+  std::string precision_ = "f32";  // of config()
 };
 
 }  // namespace elaswave::test

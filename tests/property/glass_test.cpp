@@ -57,5 +57,16 @@ TEST_F(GlassTest, a_rank_dies) {
   expect_survival(kGlass, train(recipe, 8, kBare).steps);
 }
 
+TEST_F(GlassTest, bf16) {
+  precision_ = "bf16";
+  app::Config split = config();
+  split.parallel.pp = 2;
+  split.parallel.tp = 2;
+  expect_same(split, 8);
+  app::Config recipe = config();
+  recipe.parallel.pp = 2;
+  expect_survival(kGlass, train(recipe, 8, kBare).steps);
+}
+
 }  // namespace
 }  // namespace elaswave::test

@@ -77,6 +77,7 @@ class MemoryTest : public testing::Test {
   Dice dice_{1};
   TemporaryFolder folder_;
   app::Config config_;
+  int asked_ = 0;
   int layouts_ = 0, ranks_ = 0, terms_ = 0, with_copies_ = 0;
 };
 
@@ -94,9 +95,13 @@ TEST_F(MemoryTest, PlannedIsAllocatedOnEveryRank) {
               config_.parallel.schedule = schedule;
               config_.train.recompute = recompute;
               config_.numerics.mode = stages == 3 ? "fast" : "exact";
+              // Both meet every value of the others.
+              const bool bf16 = ++asked_ % 2 == 0;
+              config_.train.precision = bf16 ? "bf16" : "f32";
               SCOPED_TRACE(testing::Message()
                            << "tp " << tensor << ", pp " << stages << ", chunks " << chunks << ", "
-                           << schedule << ", " << recompute << ", replicas " << stages + extra);
+                           << schedule << ", " << recompute << ", replicas " << stages + extra
+                           << ", " << config_.train.precision);
               check_layout(static_cast<int>((stages + extra) * tensor));
               if (HasFailure()) return;
             }
@@ -104,6 +109,30 @@ TEST_F(MemoryTest, PlannedIsAllocatedOnEveryRank) {
               ranks_, with_copies_, terms_);
   EXPECT_GE(with_copies_, 300);
   EXPECT_GE(layouts_, 300);
+}
+
+// In bf16 the CPU's kernels copy the operands of a call to f32; a GPU's take them as they are.
+TEST_F(MemoryTest, CopiesOfBf16AreACpus) {
+  const auto table_of = [&](const char* precision, const char* kind) {
+    config_.train.precision = precision;
+    config_.device.kind = kind;
+    const app::RunSpec spec = app::resolve(config_).value();
+    return app::worst_memory(spec, app::healthy_plan(spec, 1, Generation{0})->plan);
+  };
+  using enum spec::MemoryTerm;
+  const spec::MemoryTable f32 = table_of("f32", "cpu"), cpu = table_of("bf16", "cpu"),
+                          gpu = table_of("bf16", "cuda");
+  // x, W and y of the wide product: more than the head's here.
+  constexpr double kN = 14, kC = 64;
+  EXPECT_EQ(cpu[widened], 4 * (kN * kC + kC * 4 * kC + kN * 4 * kC));
+  EXPECT_EQ(f32[widened], 0);
+  EXPECT_EQ(gpu.total(), cpu.total() - cpu[widened]);
+  EXPECT_EQ(gpu[optimizer], f32[optimizer]);
+  EXPECT_EQ(gpu[sums], f32[sums]);
+  EXPECT_LT(gpu[weights], 0.52 * f32[weights]);  // vectors stay
+  // The head's: W, x and dx.
+  config_.model.vocab = 2000;
+  EXPECT_EQ(table_of("bf16", "cpu")[widened], 4 * (2000 * kC + 2 * kN * kC));
 }
 
 }  // namespace

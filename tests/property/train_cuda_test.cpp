@@ -1,5 +1,7 @@
 // Training runs on emulated GPUs: every kernel, the device layer, staging and recovery together.
 // However the work is dealt, and whoever dies, the bits are those of one undisturbed rank.
+#include <cmath>
+
 #include "app/rank_device_cuda.h"
 #include "tests/property/device_training.h"
 #include "tests/support/cuda/emulator.h"
@@ -56,6 +58,36 @@ TEST_F(TrainCudaTest, a_rank_dies) {
   app::Config recipe = config();
   recipe.parallel.pp = 2;
   expect_survival(&make_gpu_rank, train(recipe, 8, &make_gpu_rank).steps);
+}
+
+TEST_F(TrainCudaTest, bf16) {
+  precision_ = "bf16";
+  app::Config one = config();
+  one.train.steps = 3;
+  app::Config stages = one, slices = one;
+  stages.parallel.pp = 2;
+  slices.parallel.tp = 2;
+  const SimulatedRun gpu = train(one, 1, &make_gpu_rank);
+  expect_equal(train(stages, 3, &make_gpu_rank).steps, gpu.steps);
+  const SimulatedRun sliced = train(slices, 2, &make_gpu_rank);
+  expect_equal(train(slices, 4, &make_gpu_rank).steps, sliced.steps);
+  // Roundings to bf16 at other places than the CPU's, of the same size: the rule of kernel tests
+  // (kernel_numbers.h) with the CPU in f32 as the reference, in bf16 as the plain version. Of the
+  // first step: updates by AdamW are as large where gradients are nothing but roundings.
+  const SimulatedRun plain = train(one, 1, &app::make_cpu_rank);
+  precision_ = "f32";
+  app::Config exact = config();
+  exact.train.steps = 1;
+  const optim::CommitRecord reference = train(exact, 1, &app::make_cpu_rank).steps.front().record;
+  const optim::CommitRecord& rounded = plain.steps.front().record;
+  EXPECT_NE(rounded.loss, reference.loss);
+  for (const SimulatedRun* run : {&gpu, &sliced}) {
+    const optim::CommitRecord& first = run->steps.front().record;
+    EXPECT_LE(std::abs(first.loss - reference.loss), 2 * std::abs(rounded.loss - reference.loss));
+    EXPECT_LE(std::abs(first.grad_norm - reference.grad_norm),
+              2 * std::abs(rounded.grad_norm - reference.grad_norm));
+    EXPECT_LT(run->steps.back().record.loss, first.loss);
+  }
 }
 
 }  // namespace

@@ -2,7 +2,12 @@
 // instruction set a process (ELASWAVE_TEST_ISA), arguments checked to the last number.
 #include <xmmintrin.h>
 
+#include <bit>
+#include <numeric>
+
+#include "io/base/bf16.h"
 #include "model/kernels/cpu_ops.h"
+#include "model/kernels/simd_kernels.h"
 #include "tests/reference/head_case.h"
 
 namespace elaswave::kernels {
@@ -42,6 +47,44 @@ TEST_F(CpuOnlyTest, another_instruction_set_is_refused) {
   ASSERT_FALSE(other);
   EXPECT_EQ(other.error().code, Code::unavailable);
   EXPECT_FALSE(other.error().fix.empty());
+}
+
+// Every upper half of a float, with what lies between it and the next: ties, and next to them.
+TEST_F(CpuOnlyTest, bf16_is_widened_exactly_and_rounded_to_even) {
+  const ElementwiseKernels& kernels =
+      ELASWAVE_TEST_ISA == Isa::avx2 ? elementwise_kernels_avx2() : elementwise_kernels_avx512();
+  constexpr std::uint32_t kHalves = 1u << 16;
+  std::vector<std::uint16_t> halves(kHalves), rounded(kHalves);
+  std::vector<float> values(kHalves);
+  for (const std::uint32_t rest : {0u, 1u, 0x7FFFu, 0x8000u, 0x8001u, 0xFFFFu}) {
+    for (std::uint32_t half = 0; half < kHalves; ++half)
+      values[half] = std::bit_cast<float>(half << 16 | rest);
+    kernels.narrow(values.data(), rounded.data(), kHalves);
+    for (std::uint32_t half = 0; half < kHalves; ++half)
+      ASSERT_EQ(rounded[half], to_bf16(values[half]).bits) << half << " " << rest;
+  }
+  std::iota(halves.begin(), halves.end(), std::uint16_t{0});
+  kernels.widen(halves.data(), values.data(), kHalves);
+  for (std::uint32_t half = 0; half < kHalves; ++half)
+    ASSERT_EQ(std::bit_cast<std::uint32_t>(values[half]), half << 16);
+}
+
+TEST_F(CpuOnlyTest, bf16_rows_of_every_length_keep_to_themselves) {
+  const ElementwiseKernels& kernels =
+      ELASWAVE_TEST_ISA == Isa::avx2 ? elementwise_kernels_avx2() : elementwise_kernels_avx512();
+  for (std::int64_t n = 0; n <= 70; ++n) {
+    std::vector<std::uint16_t> halves(80), back(80, 7);
+    std::iota(halves.begin(), halves.end(), std::uint16_t{0x3F00});
+    std::vector<float> values(80, 5.0f);
+    kernels.widen(halves.data() + 1, values.data() + 1, n);
+    kernels.narrow(values.data() + 1, back.data() + 1, n);
+    for (std::int64_t i = 0; i < 80; ++i) {
+      const auto at = static_cast<std::size_t>(i);
+      const bool mine = i >= 1 && i <= n;
+      ASSERT_EQ(values[at], mine ? to_float({halves[at]}) : 5.0f) << n << " " << i;
+      ASSERT_EQ(back[at], mine ? halves[at] : 7) << n << " " << i;
+    }
+  }
 }
 
 class CpuOnlyDeathTest : public KernelTest {};

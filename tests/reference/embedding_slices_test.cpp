@@ -56,12 +56,12 @@ const float kRates[] = {0.0f, 0.3f};
 class EmbeddingSlicesTest : public StorageTest {
  protected:
   // out = the sum of the slices' rows in slice order, as a tensor-parallel replica adds them.
-  std::vector<float> look_up(const Embedding& e, const Cuts& cuts) {
+  std::vector<float> look_up(const Embedding& e, const Cuts& cuts, DType term_dtype) {
     const Padded table(place(), e.wte, e.c.V, e.c.C, 1);
     const DeviceVector<std::int32_t> ids(stream(), e.ids);
     std::vector<float> sum;
     for (std::size_t i = 0; i + 1 < cuts.size(); ++i) {
-      Padded out(place(), e.c.N(), e.c.C, 2);
+      Padded out({stream(), term_dtype}, e.c.N(), e.c.C, 2);
       ops().embedding_lookup(stream(), {ids, table.view().rows_from(cuts[i], cuts[i + 1] - cuts[i]),
                                         cuts[i], out.mat()});
       EXPECT_TRUE(out.guards_intact());
@@ -94,7 +94,8 @@ TEST_P(EmbeddingSlicesTest, forward_is_the_whole) {
     Padded whole(place(), c.N(), c.C, 2);
     ops().embedding_forward(stream(), {ids, wte.view(), wpe.view(), c.T, e.dropout(), whole.mat()});
     for (const Cuts& vocabulary : kVocabularyCuts) {
-      const std::vector<float> looked_up = look_up(e, vocabulary);
+      const std::vector<float> looked_up = look_up(e, vocabulary, dtype());
+      EXPECT_TRUE(same_bits(look_up(e, vocabulary, DType::f32), looked_up));
       const Padded tokens(place(), looked_up, c.N(), c.C);
       for (const Cuts& rows : kRowCuts) {
         Padded out(place(), c.N(), c.C, 2), in_place(place(), looked_up, c.N(), c.C);

@@ -71,12 +71,6 @@ class KernelTest : public ::testing::Test {
 /// EW_FOR_STORAGE_TYPES.
 class StorageTest : public KernelTest, public ::testing::WithParamInterface<DType> {
  protected:
-  void SetUp() override {
-    KernelTest::SetUp();
-    if (IsSkipped()) return;
-    if (!backend().stores(dtype()))
-      GTEST_SKIP() << backend().name() << " does not store " << name(dtype());
-  }
   DType dtype() const { return GetParam(); }
   Place place() { return on(stream()); }
   Place on(Stream& stream) const { return {stream, dtype()}; }

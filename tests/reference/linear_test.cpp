@@ -112,6 +112,20 @@ TEST_P(LinearTest, matches_reference) {
   }
 }
 
+// In f32 whatever its operands are: a term of a sum over slices, rounded when the sum is whole.
+TEST_P(LinearTest, terms_are_not_rounded) {
+  const Inputs in({113, 64, 72, 0}, dtype());
+  const Layer layer(place(), in);
+  const Place f32 = {stream(), DType::f32};
+  Padded y(f32, in.shape.N, in.shape.D, 2), dx(f32, in.shape.N, in.shape.C, 0);
+  ops().linear_forward(stream(), {layer.x.view(), layer.w.view(), layer.b, y.mat()});
+  ops().linear_backward_input(stream(), {layer.dy.view(), layer.w.view(), dx.mat()});
+  const Plain<float> plain(in.shape, DType::f32, in.x, in.w, in.b, in.dy);
+  expect_accurate("y", y.values(), plain.y, in.reference().y);
+  expect_accurate("dx", dx.values(), plain.dx, in.reference().dx);
+  EXPECT_TRUE(y.guards_intact());
+}
+
 TEST(LinearReference, gradient_is_the_derivative) {
   const Inputs in({9, 7, 11, 0}, DType::f32);
   const auto x = converted<double>(in.x), w = converted<double>(in.w), b = converted<double>(in.b),

@@ -7,7 +7,6 @@
 #include <string>
 
 #include "io/base/error.h"
-#include "io/base/types.h"
 #include "model/kernels/ops.h"
 #include "parallel/device/device.h"
 #include "parallel/device/stream.h"
@@ -35,9 +34,6 @@ class Backend {
 
   /// Are biases rounded to the storage type before they are added?
   virtual bool rounds_biases() const { return false; }
-
-  /// Can activations and weights be of this type?
-  virtual bool stores(DType dtype) const = 0;
 };
 
 /// Code::unavailable where the machine or the build has no such backend: tests skip with its text.

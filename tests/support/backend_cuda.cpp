@@ -26,7 +26,6 @@ class CudaBackend final : public Backend {
     return streams_.emplace_back(std::make_shared<device::CudaStream>(*device_));
   }
   bool rounds_biases() const override { return true; }  // cuBLASLt's are of the result's type
-  bool stores(DType) const override { return true; }
 
  private:
   std::unique_ptr<device::CudaDevice> device_;

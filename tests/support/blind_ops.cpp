@@ -1,13 +1,10 @@
 #include "tests/support/blind_ops.h"
 
 #include <algorithm>
-#include <cmath>
-#include <deque>
 #include <span>
 #include <utility>
 #include <vector>
 
-#include "io/base/bf16.h"
 #include "io/base/error.h"
 #include "tests/support/blind_device.h"
 
@@ -17,14 +14,11 @@ namespace {
 using namespace kernels;
 using device::Space;
 
-// One call: checks what it takes, widens what is bf16, rounds it back at its end.
+// One call: checks what it takes.
 class Call {
  public:
   explicit Call(BlindStream& stream)
       : stream_(stream), device_(stream.device()), opened_(device_) {}
-  ~Call() {
-    for (const Widened& widened : written_) round_back(widened);
-  }
   Call(const Call&) = delete;
   Call& operator=(const Call&) = delete;
   device::CpuStream& cpu() { return stream_.cpu(); }
@@ -34,38 +28,14 @@ class Call {
     (take_one(args), ...);
   }
 
-  // Puts dropout(dx), rounded, in the place of dx: sums over rows add what bf16 holds of a masked
-  // gradient, so that slices, which store it, have the sums of the whole.
-  template <typename Args>
-  void mask(Ops& cpu, Args& args, std::int64_t row_begin) {
-    const Mat masked = room_for(args.dx_NC);
-    cpu.residual_backward(this->cpu(), {args.dx_NC, args.T, args.dropout, masked, row_begin});
-    for (float& value : widened_.back()) value = to_float(to_bf16(value));
-    args.dx_NC = masked;
-    args.dropout = {};
-  }
-
  private:
-  struct Widened {
-    Mat view;
-    std::vector<float> values;
-  };
-
   template <typename T>
   void take_one(std::span<T>& span) {
     on_device(span.data(), static_cast<std::int64_t>(span.size_bytes()));
   }
-  void take_one(ConstMat& view) {
-    check(view);
-    if (view.dtype == DType::bf16) view = widen(view);
-  }
-  void take_one(Mat& view) {
-    check(view);
-    if (view.dtype != DType::bf16 || view.data == nullptr) return;
-    const Mat original = view;
-    view = widen(view);
-    written_.push_back({original, std::move(widened_.back())});
-    widened_.pop_back();
+  void take_one(const ConstMat& view) {
+    if (view.data == nullptr || view.elems() == 0) return;
+    on_device(view.data, ((view.rows - 1) * view.stride + view.cols) * size_bytes(view.dtype));
   }
   void take_one(const GradSink& sink) {
     if (sink.elems == 0) return;
@@ -79,41 +49,14 @@ class Call {
              "the streams of a Dropout are in device memory");
   }
 
-  template <typename Byte>
-  void check(const device::MatView<Byte>& view) {
-    if (view.data == nullptr || view.elems() == 0) return;
-    on_device(view.data, ((view.rows - 1) * view.stride + view.cols) * size_bytes(view.dtype));
-  }
   void on_device(const void* memory, std::int64_t bytes) {
     EW_CHECK(bytes == 0 || device_.holds(Space::device, memory, bytes),
              "an argument of {} bytes that is not in device memory", bytes);
   }
 
-  Mat room_for(const ConstMat& view) {
-    std::vector<float>& values =
-        widened_.emplace_back(static_cast<std::size_t>(std::max<std::int64_t>(1, view.elems())));
-    return device::mat(std::span<float>(values), view.rows, view.cols);
-  }
-  Mat widen(const ConstMat& view) {
-    const Mat wide = room_for(view);
-    float* next = wide.f32();
-    for (std::int64_t r = 0; r < view.rows; ++r)
-      for (std::int64_t c = 0; c < view.cols; ++c)
-        *next++ = to_float(reinterpret_cast<const bf16*>(view.row(r))[c]);
-    return wide;
-  }
-  static void round_back(const Widened& widened) {
-    const float* next = widened.values.data();
-    for (std::int64_t r = 0; r < widened.view.rows; ++r)
-      for (std::int64_t c = 0; c < widened.view.cols; ++c)
-        reinterpret_cast<bf16*>(widened.view.row(r))[c] = to_bf16(*next++);
-  }
-
   BlindStream& stream_;
   BlindDevice& device_;
   BlindDevice::Opened opened_;
-  std::deque<std::vector<float>> widened_;
-  std::vector<Widened> written_;
 };
 
 class BlindOps final : public Ops {
@@ -126,9 +69,8 @@ class BlindOps final : public Ops {
     });
   }
   void embedding_backward(Stream& stream, const EmbeddingBackward& args) override {
-    run(stream, &Ops::embedding_backward, args, [&](Call& call, EmbeddingBackward& a) {
+    run(stream, &Ops::embedding_backward, args, [](Call& call, EmbeddingBackward& a) {
       call.take(a.ids_N, a.dx_NC, a.dropout, a.dwte_VC, a.dwpe_TC);
-      if (args.dx_NC.dtype == DType::bf16) call.mask(*cpu_, a, 0);
     });
   }
   void embedding_lookup(Stream& stream, const EmbeddingLookup& args) override {
@@ -147,9 +89,8 @@ class BlindOps final : public Ops {
   void embedding_positions_backward(Stream& stream,
                                     const EmbeddingPositionsBackward& args) override {
     run(stream, &Ops::embedding_positions_backward, args,
-        [&](Call& call, EmbeddingPositionsBackward& a) {
+        [](Call& call, EmbeddingPositionsBackward& a) {
           call.take(a.dx_NC, a.dropout, a.dwpe_TC, a.masked_NC);
-          if (args.dx_NC.dtype == DType::bf16) call.mask(*cpu_, a, a.row_begin);
         });
   }
   void layernorm_forward(Stream& stream, const LayerNormForward& args) override {

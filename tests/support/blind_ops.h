@@ -1,7 +1,5 @@
 // CPU operations on a BlindDevice: device memory is within reach for the length of a call, and
-// every argument is checked to be of the side ops.h says. Views of bf16 are widened to f32 for the
-// call and rounded back after it, so that bodies for both storage types run where no kernel knows
-// bf16.
+// every argument is checked to be of the side ops.h says.
 #pragma once
 
 #include <memory>

@@ -21,7 +21,6 @@ class CpuBackend final : public Backend {
   }
   int stream_kinds() const override { return std::ssize(kThreads); }
   bool strides_keep_bits() const override { return true; }
-  bool stores(DType dtype) const override { return dtype == DType::f32; }
 
  private:
   std::unique_ptr<kernels::Ops> ops_;
@@ -38,7 +37,6 @@ class BlindBackend final : public Backend {
   }
   int stream_kinds() const override { return std::ssize(kThreads); }
   bool strides_keep_bits() const override { return true; }
-  bool stores(DType) const override { return true; }
 
  private:
   BlindDevice device_;

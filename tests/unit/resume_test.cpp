@@ -66,6 +66,9 @@ TEST(Resume, ClassesAreShownGravestFirst) {
   now.train.lr = 0.5;
   now.log.every = 7;
   EXPECT_EQ(changes(before, now), (Texts{"refuse train.seed", "warn train.lr", "free log.every"}));
+  now = before;
+  now.train.precision = "bf16";
+  EXPECT_EQ(changes(before, now), Texts{"warn train.precision"});
 }
 
 TEST(Resume, WhatTakesEffectIsCompared) {
