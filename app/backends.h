@@ -15,4 +15,12 @@ std::string backends_text();
 Result<std::unique_ptr<RankDevice>> make_rank_device(const std::string& kind, const HostPart& host,
                                                      int gpu, int local_rank);
 
+/// The GPU that make_rank_device() takes: a name that no other in the world has, and its memory,
+/// bytes. Nothing on a CPU, nor where it cannot be found out: make_rank_device() then says why.
+struct GpuMemory {
+  std::string name;
+  std::int64_t bytes = 0;
+};
+GpuMemory gpu_memory(const std::string& kind, int gpu, int local_rank);
+
 }  // namespace elaswave::app

@@ -16,4 +16,8 @@ Result<std::unique_ptr<RankDevice>> make_rank_device(const std::string& kind, co
                .fix = "build with -DELASWAVE_CUDA=ON, or use --device.kind=cpu"});
 }
 
+GpuMemory gpu_memory(const std::string&, int, int) {
+  return {};
+}
+
 }  // namespace elaswave::app

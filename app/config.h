@@ -104,6 +104,7 @@ struct Config {
     std::int64_t threads = 0;     // 0: cores / ranks on this host, at least 1
     std::string isa = "auto";     // auto | avx2 | avx512
     std::int64_t memory_mib = 0;  // of a rank; 0: an equal share of its host's
+    std::int64_t gpu_memory_mib = 0;  // the same of its GPU's
   } device;
 
   struct Comm {

@@ -44,6 +44,32 @@ Engine::Engine(EngineParts parts, std::unique_ptr<Engine> before)
       backups_(parts_.world, parts_.shard, followers_of(parts_), parts_.spec.timeout) {
   before.reset();  // its activations make room for ours
   runner_ = make_runner();
+  if (parts_.machine.stream.device().host_reads()) return;
+  try {
+    prepare_device();
+  } catch (const device::OutOfMemory&) {
+    parts_.machine.stream.synchronize();  // it works on memory that goes
+    throw;
+  }
+}
+
+// Called for what it leaves behind: a step must find all memory, code and plans of libraries there.
+void Engine::prepare_device() {
+  std::vector<comm::Expected> messages = reducer_.messages();
+  const auto add = [&](const std::vector<comm::Expected>& more) {
+    messages.insert(messages.end(), more.begin(), more.end());
+  };
+  add(gatherer_.messages());
+  if (runner_) {
+    const Result<void> rehearsed = runner_->rehearse();
+    EW_CHECK(rehearsed, "a rehearsal without messages failed: {}", rehearsed.error().text());
+    add(runner_->messages());
+  }
+  std::vector<std::int64_t> block_elems;
+  for (const zero::HeldBlock& owned : parts_.shard.owned())
+    block_elems.push_back(parts_.blocks.block(owned.block).elems);
+  parts_.machine.ops.reserve_lists(parts_.machine.stream, block_elems);
+  parts_.world.expect(messages);
 }
 
 Engine::~Engine() {
@@ -168,6 +194,7 @@ void Engine::add_memory(spec::MemoryTable& use) const {
   use[weights] += static_cast<double>(stores_->working.size_bytes());
   use[sums] += static_cast<double>(stores_->sums.size_bytes());
   use[exchange] += static_cast<double>(reducer_.buffer_bytes());
+  if (!parts_.machine.stream.device().host_reads()) add_device_memory(use);
   if (!runner_) return;
   const gpt::ActivationBytes activations = runner_->activation_bytes();
   use[stashes] += static_cast<double>(activations.stash);
@@ -175,6 +202,20 @@ void Engine::add_memory(spec::MemoryTable& use) const {
   use[weight_stashes] += static_cast<double>(activations.weight_stash);
   use[scratch] += static_cast<double>(activations.scratch);
   use[boundaries] += static_cast<double>(runner_->boundary_bytes());
+}
+
+void Engine::add_device_memory(spec::MemoryTable& use) const {
+  using enum spec::MemoryTerm;
+  const kernels::KeptMemory kept = parts_.machine.ops.kept_memory(parts_.machine.stream);
+  use[state_copy] += static_cast<double>(owned_.size_bytes());
+  use[logits] += static_cast<double>(kept.logits_bytes);
+  use[workspaces] += static_cast<double>(kept.device_bytes - kept.logits_bytes);
+  use[staging] +=
+      static_cast<double>(parts_.world.staging_bytes() + kept.host_bytes + gradients_.flag_bytes());
+  if (!runner_) return;
+  use[workspaces] += static_cast<double>(runner_->id_bytes());
+  use[staging] += static_cast<double>(runner_->loss_bytes());
+  use[slice_sums] += static_cast<double>(runner_->slice_sum_bytes());
 }
 
 }  // namespace elaswave::app

@@ -41,7 +41,9 @@ struct EngineParts {
 /// successor.
 class Engine {
  public:
-  /// Allocates everything. `before`: takes over its memory where both plans want the same.
+  /// Allocates everything, on a device of its own also what calls and messages take: steps allocate
+  /// nothing there. `before`: takes over its memory where both plans want the same. Throws
+  /// device::OutOfMemory.
   explicit Engine(EngineParts parts, std::unique_ptr<Engine> before = nullptr);
   /// Waits for the device: it may still work on memory that goes.
   ~Engine();
@@ -102,6 +104,8 @@ class Engine {
   };
   static std::unique_ptr<Stores> make_stores(const EngineParts& parts, Engine* before);
   std::unique_ptr<StageRunner> make_runner();
+  void prepare_device();
+  void add_device_memory(spec::MemoryTable& use) const;
   /// Returns when the working weights of a layer are there, and asserts their version.
   Result<void> ready(std::int32_t layer);
 

@@ -66,17 +66,18 @@ spec::MemoryModel memory_model(const RunSpec& spec, const spec::Inventory& inven
           .sums = sum_width(spec),
           .recompute = recompute,
           .checkpoints = checkpoint_image(spec),
-          .loss_chunk_tokens = kernels::kLossChunkTokens};
+          .loss_chunk_tokens = kernels::kLossChunkTokens,
+          .device = spec.device_memory};
 }
 
 spec::MemoryTable worst_memory(const RunSpec& spec, const layout::Plan& plan) {
   const spec::Inventory inventory = inventory_of(spec, plan.tensor_degree);
   const layout::BlockTable blocks = inventory.blocks();
-  spec::MemoryTable worst;
-  for (const plan::StageMemory& stage :
-       plan::predict_memory(memory_model(spec, inventory, blocks, spec.recompute), plan))
-    if (stage.table.total() > worst.total()) worst = stage.table;
-  return worst;
+  const spec::Side side = tightest_side(spec);
+  return plan::worst_of(plan::predict_memory(memory_model(spec, inventory, blocks, spec.recompute),
+                                             plan, {}, side),
+                        side)
+      .table;
 }
 
 spec::MemoryTable memory_at(const RunSpec& spec, const layout::Plan& plan,
@@ -100,10 +101,12 @@ std::optional<plan::Shortage> find_shortage(const RunSpec& spec, const spec::Inv
                                             const layout::Plan& plan,
                                             std::span<const std::int64_t> unused_bytes) {
   if (spec.elastic.limits.empty()) return std::nullopt;
-  plan::Budgets budgets = plan::budgets(spec.elastic.limits, layout::members(plan));
+  const std::vector<std::int32_t> members = layout::members(plan);
+  plan::Budgets budgets = plan::budgets(spec.elastic.limits, members);
   for (std::size_t rank = 0; rank < std::min(budgets.size(), unused_bytes.size()); ++rank)
     budgets[rank] -= static_cast<double>(unused_bytes[rank]);
-  return plan::find_shortage(memory_model(spec, inventory, blocks, spec.recompute), plan, budgets);
+  return plan::find_shortage(memory_model(spec, inventory, blocks, spec.recompute), plan, budgets,
+                             plan::gpu_budgets(spec.elastic.limits, members));
 }
 
 std::string shares_text(const layout::Plan& plan) {

@@ -30,12 +30,17 @@ spec::CheckpointImage checkpoint_image(const RunSpec& spec);
 spec::MemoryModel memory_model(const RunSpec& spec, const spec::Inventory& inventory,
                                const layout::BlockTable& blocks, spec::Recompute recompute);
 
-/// Of the rank that needs most, and of one rank.
+/// Of the rank that needs most (of the device's memory, where that has its own), and of one rank.
 spec::MemoryTable worst_memory(const RunSpec& spec, const layout::Plan& plan);
 spec::MemoryTable memory_at(const RunSpec& spec, const layout::Plan& plan, std::int32_t world_rank);
 
+/// By what ranks are compared where one kind of memory has to stand for both.
+inline spec::Side tightest_side(const RunSpec& spec) {
+  return spec.device_memory == spec::DeviceMemory::own ? spec::Side::device : spec::Side::all;
+}
+
 /// The rank of a complete plan that is asked for more memory than it may use while the plan's
-/// members live. `unused_bytes`, by world rank, is in the way; empty: nothing is.
+/// members live. `unused_bytes`, of the host and by world rank, is in the way; empty: nothing is.
 std::optional<plan::Shortage> find_shortage(const RunSpec& spec, const spec::Inventory& inventory,
                                             const layout::BlockTable& blocks,
                                             const layout::Plan& plan,

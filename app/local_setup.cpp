@@ -5,7 +5,6 @@
 #include <new>
 #include <thread>
 
-#include "app/backends.h"
 #include "app/commands.h"
 #include "app/layout.h"
 #include "app/memory.h"
@@ -116,26 +115,27 @@ Result<void> build(const Settings& settings, comm::World& world, bool (*stop)(),
 
 }  // namespace
 
+GpuMemory gpu_of_this_rank(const Config& config) {
+  return gpu_memory(config.device.kind, static_cast<int>(config.device.gpu), rank_on_host());
+}
+
 std::optional<Error> set_up(const Settings& settings, comm::World& world, bool (*stop)(),
                             RankFaults faults, LocalSetup& setup) {
-  const auto does_not_fit = [&](std::string what) {
-    return Error{.code = Code::does_not_fit,
-                 .what = std::move(what),
-                 .where = fmt::format("rank {}, at start", world.world_rank()),
-                 .why = fmt::format("the run needs {} a rank: {}", bytes_text(setup.memory.total()),
-                                    memory_text(setup.memory)),
-                 .fix = "use a smaller train.micro_batch or model.context, or a smaller model"};
+  const auto refused = [&](std::string what) {
+    return memory_refused(setup.spec, setup.plan.plan, world.world_rank(), std::move(what));
   };
   try {
     auto built = build(settings, world, stop, std::move(faults), setup);
     if (built) return std::nullopt;
     return std::move(built).error();
   } catch (const device::DeviceLost& lost) {
-    return device_lost(lost);
+    Error error = device_lost(lost);
+    error.where = fmt::format("rank {}, at start", world.world_rank());
+    return error;
   } catch (const device::OutOfMemory& full) {
-    return does_not_fit(full.what());
+    return refused(full.what());
   } catch (const std::bad_alloc&) {
-    return does_not_fit("the system refused memory");
+    return refused("the system refused memory");
   }
 }
 

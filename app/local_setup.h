@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "app/backends.h"
 #include "app/options.h"
 #include "app/rank_device.h"
 #include "app/start.h"
@@ -17,6 +18,9 @@
 #include "parallel/comm/staged_world.h"
 
 namespace elaswave::app {
+
+/// Of the GPU that set_up() will take; nothing on a CPU.
+GpuMemory gpu_of_this_rank(const Config& config);
 
 struct LocalSetup {
   plan::Domains domains;    // given: by world rank

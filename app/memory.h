@@ -13,8 +13,8 @@
 
 namespace elaswave::app {
 
-/// "weights 475.0 MiB, gradient sums 950.0 MiB, ...": the terms that are not zero.
-std::string memory_text(const spec::MemoryTable& use);
+/// "weights 475.0 MiB, gradient sums 950.0 MiB, ...": the terms of a side that are not zero.
+std::string memory_text(const spec::MemoryTable& use, spec::Side side = spec::Side::all);
 
 /// Terms whose measured size is more than a tenth off the planned one, and more than a MiB: frames
 /// of files and lines of padding are not planned. "stashes 10.0 MiB planned, 15.0 MiB measured".
@@ -29,6 +29,11 @@ double host_memory();
 
 /// Code::does_not_fit when some rank of the plan needs more than it may use (RunSpec::elastic).
 Result<void> check_memory(const RunSpec& spec, const layout::Plan& plan);
+
+/// Memory was refused to a rank while it made what the plan gives it, whatever the limits allow:
+/// Code::does_not_fit with `what`, the rank's table and what helps.
+Error memory_refused(const RunSpec& spec, const layout::Plan& plan, std::int32_t world_rank,
+                     std::string what);
 
 /// "38.6M", "1.24 GiB".
 std::string count_text(double count);

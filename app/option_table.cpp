@@ -242,6 +242,13 @@ void add_machine(std::vector<Option>& table) {
                    {},
                    ResumeClass::free,
                    "that a rank may use; 0: its share of the host, more when neighbours fail"});
+  table.push_back({"device.gpu_memory_mib",
+                   field<&Config::device, &Config::Device::gpu_memory_mib>,
+                   "MiB",
+                   between(0, 1'000'000'000),
+                   {},
+                   ResumeClass::free,
+                   "that a rank may use of its GPU; 0: a share, as of the host"});
   // A wait is held in nanoseconds in an int64: a day leaves room for sums.
   table.push_back({"comm.timeout_ms",
                    field<&Config::comm, &Config::Comm::timeout_ms>,

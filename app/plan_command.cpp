@@ -23,7 +23,7 @@ namespace elaswave::app {
 namespace {
 
 struct Words {
-  std::string config, memory, profile, svg;
+  std::string config, memory, gpu_memory, profile, svg;
   std::int64_t ranks = 0, top = 10;
   double flops_per_second = 0, bandwidth = 0;
   bool flops_given = false, bandwidth_given = false;
@@ -70,6 +70,8 @@ Result<Parse> parse(Arguments arguments, Words& words) {
   app.add_option("CONFIG", words.config, "configuration file");
   app.add_option("--ranks", words.ranks, "how many ranks will run")->required();
   app.add_option("--memory", words.memory, "of a rank, like 80GiB; default: device.memory_mib");
+  app.add_option("--gpu_memory", words.gpu_memory,
+                 "of a rank with device.kind=cuda; default: device.gpu_memory_mib");
   app.add_option("--profile", words.profile, "file of measured costs, for times");
   auto* flops = app.add_option("--flops_per_second", words.flops_per_second,
                                "of a rank, instead of a profile");
@@ -113,6 +115,29 @@ Result<void> check(const Words& words) {
   return {};
 }
 
+/// As asked for, else as the keys have it.
+Result<MemoryLimits> limits_of(const Words& words, const Config& config) {
+  MemoryLimits limits{.host = std::ldexp(config.device.memory_mib, 20),
+                      .gpu = std::ldexp(config.device.gpu_memory_mib, 20)};
+  if (!words.memory.empty()) {
+    EW_ASSIGN(limits.host, parse_bytes("--memory", words.memory));
+  }
+  if (!words.gpu_memory.empty()) {
+    EW_ASSIGN(limits.gpu, parse_bytes("--gpu_memory", words.gpu_memory));
+  }
+  return limits;
+}
+
+/// ", the limit is 4.00 GiB"
+std::string limits_text(const MemoryLimits& limits) {
+  std::string text;
+  if (limits.gpu > 0) text += fmt::format(", the limit is {} of a GPU", bytes_text(limits.gpu));
+  if (limits.host > 0)
+    text += fmt::format(", the limit is {}{}", bytes_text(limits.host),
+                        limits.gpu > 0 ? " of a host" : "");
+  return text;
+}
+
 /// A plan holds a few words for each block of 16,384 elements.
 Result<void> check_model(const RunSpec& spec) {
   constexpr std::int64_t kMostElems = std::int64_t{1} << 40;
@@ -143,8 +168,8 @@ Result<void> write_file(const std::string& path, std::string_view text) {
 }
 
 Result<int> run_sweep(const Words& words, const RunSpec& spec, const plan::CostProfile& profile,
-                      double memory_limit, Times times) {
-  const plan::SweepRequest request = sweep_request(spec, words.ranks, profile, memory_limit);
+                      const MemoryLimits& limits, Times times) {
+  const plan::SweepRequest request = sweep_request(spec, words.ranks, profile, limits);
   EW_ASSIGN(const plan::Sweep sweep, plan::sweep(request));
   std::fputs(sweep_report(request, sweep, words.top, times).c_str(), stdout);
   if (!sweep.fitting.empty()) return 0;
@@ -152,29 +177,25 @@ Result<int> run_sweep(const Words& words, const RunSpec& spec, const plan::CostP
     return command_line_error("no layout could be tried",
                               "each was left out because of the limits above",
                               "use fewer micro-batches, or another number of ranks");
-  return fail(
-      {.code = Code::does_not_fit,
-       .what = sweep.left_out.any() ? "none of the layouts that were tried fits into memory"
-                                    : "no layout fits into memory",
-       .where = fmt::format("{} ranks", words.ranks),
-       .why = fmt::format("the smallest of {} needs {}, the limit is {}", sweep.too_large.size(),
-                          bytes_text(sweep.too_large.front().memory), bytes_text(memory_limit)),
-       .fix = "use more ranks, a smaller train.micro_batch, or a smaller model"});
+  return fail({.code = Code::does_not_fit,
+               .what = sweep.left_out.any() ? "none of the layouts that were tried fits into memory"
+                                            : "no layout fits into memory",
+               .where = fmt::format("{} ranks", words.ranks),
+               .why = fmt::format("the smallest of {} needs {}{}", sweep.too_large.size(),
+                                  bytes_text(sweep.too_large.front().memory), limits_text(limits)),
+               .fix = "use more ranks, a smaller train.micro_batch, or a smaller model"});
 }
 
 Result<int> run_plan(const Words& words, const RunSpec& spec, const plan::CostProfile& profile,
-                     double memory_limit, Times times) {
+                     const MemoryLimits& limits, Times times) {
   const plan::HealthyRequest request =
       plan_request(spec, static_cast<std::int32_t>(words.ranks), Generation{0});
   const spec::Inventory inventory(spec.model, spec.storage, request.tensor);
   const layout::BlockTable blocks = inventory.blocks();
   const spec::MemoryModel model = memory_model(spec, inventory, blocks, request.recompute);
   EW_ASSIGN(const plan::Evaluation evaluation, plan::evaluate(model, request, profile));
-  const PlanSubject subject{.spec = spec,
-                            .request = request,
-                            .evaluation = evaluation,
-                            .times = times,
-                            .memory_limit = memory_limit};
+  const PlanSubject subject{
+      .spec = spec, .request = request, .evaluation = evaluation, .times = times, .limits = limits};
   std::fputs((words.text ? layout::to_text(evaluation.made.plan) : plan_report(subject)).c_str(),
              stdout);
   if (!words.svg.empty()) EW_TRY(write_file(words.svg, plan_picture(subject)));
@@ -190,21 +211,17 @@ Result<int> plan_command(Arguments arguments) {
   if (parsed == Parse::helped) return 0;
   configure_log(LogLevel::warn, "plan");
   EW_TRY(check(words));
-  double memory_limit = 0;
-  if (!words.memory.empty()) {
-    EW_ASSIGN(memory_limit, parse_bytes("--memory", words.memory));
-  }
   // Nothing is read but the configuration: as for printing it, there need be no data.
   words.keys.emplace_back("--print-config");
   EW_ASSIGN(const TrainCommand command, parse_train(words.keys, elaswave_environment()));
   const Config& config = command.settings.config;
-  if (words.memory.empty()) memory_limit = std::ldexp(config.device.memory_mib, 20);
   EW_ASSIGN(const RunSpec spec, resolve(config));
+  EW_ASSIGN(const MemoryLimits limits, limits_of(words, config));
   EW_TRY(check_model(spec));
   EW_ASSIGN(const plan::CostProfile profile, profile_of(words, spec));
   const Times times = words.flops_given || !words.profile.empty() ? Times::known : Times::unknown;
-  if (words.sweep) return run_sweep(words, spec, profile, memory_limit, times);
-  return run_plan(words, spec, profile, memory_limit, times);
+  if (words.sweep) return run_sweep(words, spec, profile, limits, times);
+  return run_plan(words, spec, profile, limits, times);
 }
 
 }  // namespace elaswave::app

@@ -84,6 +84,30 @@ std::vector<std::size_t> shown_stages(const plan::Evaluation& evaluation) {
   return shown;
 }
 
+/// Rows of the memory table: the terms of a side, and their sum.
+std::string side_text(const PlanSubject& subject, const std::vector<std::size_t>& stages,
+                      spec::Side side, std::string_view sum) {
+  const plan::Evaluation& evaluation = subject.evaluation;
+  std::string text;
+  for (std::size_t index = 0; index < spec::kMemoryTerms; ++index) {
+    const auto term = static_cast<spec::MemoryTerm>(index);
+    const bool own = subject.spec.device_memory == spec::DeviceMemory::own;
+    if (own ? spec::side_of(term) != side : !spec::on_host_alone(term)) continue;
+    text += fmt::format("\n  {:<14}", spec::name(term));
+    for (const std::size_t stage : stages)
+      text += fmt::format("{:>12}", size_text(evaluation.memory[stage].table[term]));
+  }
+  text += fmt::format("\n  {:<14}", sum);
+  for (const std::size_t stage : stages)
+    text += fmt::format("{:>12}", size_text(evaluation.memory[stage].table.total(side)));
+  return text;
+}
+
+std::string used_text(double used, double limit, std::string_view of) {
+  if (limit == 0) return {};
+  return fmt::format("\n  {} of {}{} are used", size_text(used), size_text(limit), of);
+}
+
 std::string memory_text(const PlanSubject& subject) {
   const plan::Evaluation& evaluation = subject.evaluation;
   const std::vector<std::size_t> stages = shown_stages(evaluation);
@@ -98,21 +122,14 @@ std::string memory_text(const PlanSubject& subject) {
   text += fmt::format("\n  {:<14}", "rank");
   for (const std::size_t stage : stages)
     text += fmt::format("{:>12}", evaluation.made.plan.rank_of(evaluation.memory[stage].place));
-  for (std::size_t index = 0; index < spec::kMemoryTerms; ++index) {
-    const auto term = static_cast<spec::MemoryTerm>(index);
-    text += fmt::format("\n  {:<14}", spec::name(term));
-    for (const std::size_t stage : stages) {
-      const double bytes = evaluation.memory[stage].table[term];
-      text += fmt::format("{:>12}", size_text(bytes));
-    }
-  }
-  text += fmt::format("\n  {:<14}", "total");
-  for (const std::size_t stage : stages)
-    text += fmt::format("{:>12}", size_text(evaluation.memory[stage].table.total()));
-  if (subject.memory_limit > 0)
-    text += fmt::format("\n  {} of {} are used", size_text(evaluation.worst().table.total()),
-                        size_text(subject.memory_limit));
-  return text + '\n';
+  const spec::MemoryTable& worst = evaluation.worst().table;
+  if (subject.spec.device_memory == spec::DeviceMemory::shared)
+    return text + side_text(subject, stages, spec::Side::all, "total") +
+           used_text(worst.total(), subject.limits.host, "") + '\n';
+  return text + side_text(subject, stages, spec::Side::device, "on the GPU") +
+         side_text(subject, stages, spec::Side::host, "on the host") +
+         used_text(worst.total(spec::Side::device), subject.limits.gpu, " of the GPU") +
+         used_text(worst.total(spec::Side::host), subject.limits.host, " of the host") + '\n';
 }
 
 std::string milliseconds(std::int64_t time) {
@@ -214,6 +231,16 @@ std::string entry_text(const plan::SweepEntry& entry) {
                      entry.uneven ? " uneven" : "       ");
 }
 
+/// " fit into 80.00 GiB"
+std::string limits_text(const plan::SweepRequest& request) {
+  std::string text;
+  if (request.memory_limit > 0) text = fmt::format(" fit into {}", size_text(request.memory_limit));
+  if (request.gpu_limit > 0)
+    text += fmt::format("{} {} of a GPU", text.empty() ? " fit into" : " and",
+                        size_text(request.gpu_limit));
+  return text;
+}
+
 constexpr std::string_view kEntryHeading = "  tp   pp  chunks  schedule    recompute        ";
 
 std::string left_out_text(const plan::LeftOut& left_out) {
@@ -260,18 +287,24 @@ std::string plan_picture(const PlanSubject& subject) {
 
 Result<void> check_fits(const PlanSubject& subject) {
   const plan::StageMemory& worst = subject.evaluation.worst();
-  if (subject.memory_limit == 0 || worst.table.total() <= subject.memory_limit) return {};
-  const spec::MemoryTerm term = worst.table.largest();
-  return fail(
-      {.code = Code::does_not_fit,
-       .what = "the run does not fit into memory",
-       .where = fmt::format("rank {}, stage {}", subject.evaluation.made.plan.rank_of(worst.place),
-                            worst.place.stage),
-       .why = fmt::format("it needs {} ({} of it {}), the limit is {}",
-                          size_text(worst.table.total()), size_text(worst.table[term]),
-                          spec::name(term), size_text(subject.memory_limit)),
-       .fix = "use more ranks, train.recompute, a smaller train.micro_batch, or another "
-              "layout: --sweep lists those that fit"});
+  const auto check = [&](spec::Side side, double limit, std::string_view of) -> Result<void> {
+    const double need = worst.table.total(side);
+    if (limit == 0 || need <= limit) return {};
+    const spec::MemoryTerm term = worst.table.largest(side);
+    return fail(
+        {.code = Code::does_not_fit,
+         .what = fmt::format("the run does not fit into {}memory", of),
+         .where = fmt::format("rank {}, stage {}",
+                              subject.evaluation.made.plan.rank_of(worst.place), worst.place.stage),
+         .why = fmt::format("it needs {} ({} of it {}), the limit is {}", size_text(need),
+                            size_text(worst.table[term]), spec::name(term), size_text(limit)),
+         .fix = "use more ranks, train.recompute, a smaller train.micro_batch, or another "
+                "layout: --sweep lists those that fit"});
+  };
+  if (subject.spec.device_memory == spec::DeviceMemory::shared)
+    return check(spec::Side::all, subject.limits.host, "");
+  EW_TRY(check(spec::Side::device, subject.limits.gpu, "the GPU's "));
+  return check(spec::Side::host, subject.limits.host, "the host's ");
 }
 
 std::string sweep_report(const plan::SweepRequest& request, const plan::Sweep& sweep,
@@ -279,11 +312,10 @@ std::string sweep_report(const plan::SweepRequest& request, const plan::Sweep& s
   const auto count = [top](const std::vector<plan::SweepEntry>& entries) {
     return std::min(static_cast<std::size_t>(top), entries.size());
   };
-  std::string text = fmt::format(
-      "{} layouts of {} ranks{}, fastest first\n{}  {:>12} {:>8} {:>12}\n", sweep.fitting.size(),
-      request.world_size,
-      request.memory_limit > 0 ? fmt::format(" fit into {}", size_text(request.memory_limit)) : "",
-      kEntryHeading, times == Times::known ? "step" : "relative", "bubble", "memory");
+  std::string text =
+      fmt::format("{} layouts of {} ranks{}, fastest first\n{}  {:>12} {:>8} {:>12}\n",
+                  sweep.fitting.size(), request.world_size, limits_text(request), kEntryHeading,
+                  times == Times::known ? "step" : "relative", "bubble", "memory");
   for (std::size_t index = 0; index < count(sweep.fitting); ++index) {
     const plan::SweepEntry& entry = sweep.fitting[index];
     const double relative =

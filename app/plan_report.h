@@ -12,12 +12,17 @@ namespace elaswave::app {
 /// Whether times mean anything: costs were measured or a rate was given.
 enum class Times { known, unknown };
 
+/// Bytes of a rank; 0: none. The host's, or all there is, and the GPU's.
+struct MemoryLimits {
+  double host = 0, gpu = 0;
+};
+
 struct PlanSubject {
   const RunSpec& spec;
   const plan::HealthyRequest& request;
   const plan::Evaluation& evaluation;
   Times times = Times::unknown;
-  double memory_limit = 0;  // bytes of a rank; 0: none
+  MemoryLimits limits;
 };
 
 /// Layout, memory, time, traffic, schedule; lines end with '\n'.
@@ -33,7 +38,7 @@ layout::Plan pictured(const layout::Plan& plan);
 /// The plan's Gantt chart as SVG.
 std::string plan_picture(const PlanSubject& subject);
 
-/// Code::does_not_fit naming the worst rank and its largest term, when there is a limit.
+/// Code::does_not_fit naming the worst rank and its largest term, when there is a limit it breaks.
 Result<void> check_fits(const PlanSubject& subject);
 
 }  // namespace elaswave::app

@@ -28,7 +28,7 @@ constexpr std::array<Unit, 9> kUnits = {{{"B", 1},
 }  // namespace
 
 plan::SweepRequest sweep_request(const RunSpec& spec, std::int64_t world_size,
-                                 const plan::CostProfile& profile, double memory_limit) {
+                                 const plan::CostProfile& profile, const MemoryLimits& limits) {
   return {.config = spec.model,
           .world_size = static_cast<std::int32_t>(world_size),
           .micro_batch = spec.micro_batch,
@@ -38,9 +38,11 @@ plan::SweepRequest sweep_request(const RunSpec& spec, std::int64_t world_size,
           .sums = sum_width(spec),
           .checkpoints = checkpoint_image(spec),
           .copies = spec.elastic.copies,
-          .memory_limit = memory_limit,
+          .memory_limit = limits.host,
+          .gpu_limit = limits.gpu,
           .profile = profile,
-          .loss_chunk_tokens = kernels::kLossChunkTokens};
+          .loss_chunk_tokens = kernels::kLossChunkTokens,
+          .device = spec.device_memory};
 }
 
 Result<double> parse_bytes(std::string_view option, std::string_view text) {

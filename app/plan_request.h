@@ -5,13 +5,14 @@
 #include <string>
 #include <string_view>
 
+#include "app/plan_report.h"
 #include "app/run_spec.h"
 #include "elastic/plan/sweep.h"
 
 namespace elaswave::app {
 
 plan::SweepRequest sweep_request(const RunSpec& spec, std::int64_t world_size,
-                                 const plan::CostProfile& profile, double memory_limit);
+                                 const plan::CostProfile& profile, const MemoryLimits& limits);
 
 /// "80GiB", "512 MB", "1.5e9": bytes. Units: B, KB, MB, GB, TB, KiB, MiB, GiB, TiB. `option` is for
 /// errors.

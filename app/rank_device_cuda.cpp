@@ -1,10 +1,16 @@
 #include "app/rank_device_cuda.h"
 
 #include "model/kernels/cuda_ops.h"
+#include "model/kernels/gemm_cuda.h"
+#include "model/spec/device_memory.h"
 #include "parallel/device/cuda_arithmetic.h"
 
 namespace elaswave::app {
 namespace {
+
+// The plan counts what is allocated there.
+static_assert(spec::kProductWorkspaceBytes == kernels::cuda::Gemm::kWorkspaceBytes);
+static_assert(spec::kProductSinkBytes == kernels::cuda::Gemm::kSinkBytes);
 
 class CudaRank final : public RankDevice {
  public:
@@ -38,17 +44,22 @@ class CudaRank final : public RankDevice {
 
 }  // namespace
 
+Result<int> gpu_of_rank(int gpu, int local_rank) {
+  if (gpu >= 0) return gpu;
+  EW_ASSIGN(const int count, device::cuda_device_count());
+  return local_rank % count;
+}
+
 Result<std::unique_ptr<RankDevice>> make_cuda_rank(const HostPart& host, int gpu, int local_rank,
                                                    MakeAttention attention) {
-  if (gpu < 0) {
-    EW_ASSIGN(const int count, device::cuda_device_count());
-    gpu = local_rank % count;
-  }
-  EW_ASSIGN(std::unique_ptr<device::CudaDevice> device, device::make_cuda_device(gpu));
+  EW_ASSIGN(const int index, gpu_of_rank(gpu, local_rank));
+  EW_ASSIGN(std::unique_ptr<device::CudaDevice> device, device::make_cuda_device(index));
   try {
     return CudaRank::make(host, std::move(device), attention);
   } catch (const device::DeviceLost& lost) {
-    return fail(device_lost(lost));
+    Error error = device_lost(lost);
+    error.where = "at start";
+    return fail(std::move(error));
   }
 }
 

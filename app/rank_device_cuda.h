@@ -11,7 +11,10 @@ namespace elaswave::app {
 using MakeAttention =
     Result<std::unique_ptr<kernels::cuda::FusedAttention>> (*)(device::CudaDevice& device);
 
-/// On GPU `gpu` of those the process sees; below 0: the `local_rank`-th, in turn. Errors: those of
+/// `gpu` when that is at least 0, else the `local_rank`-th of those the process sees, in turn.
+Result<int> gpu_of_rank(int gpu, int local_rank);
+
+/// On gpu_of_rank(). Errors: those of
 /// device::make_cuda_device() and of the libraries.
 Result<std::unique_ptr<RankDevice>> make_cuda_rank(const HostPart& host, int gpu, int local_rank,
                                                    MakeAttention attention);

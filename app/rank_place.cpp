@@ -20,10 +20,10 @@ constexpr std::size_t kNameBytes = 64;  // with the zero at the end
 
 /// On the wire.
 struct PlaceWords {
-  std::int64_t pid = 0, host_bytes = 0, own_bytes = 0;
-  std::array<char, kNameBytes> host{}, domain{};
+  std::int64_t pid = 0, host_bytes = 0, own_bytes = 0, gpu_bytes = 0, own_gpu_bytes = 0;
+  std::array<char, kNameBytes> host{}, domain{}, gpu{};
 };
-static_assert(sizeof(PlaceWords) == 24 + 2 * kNameBytes, "no padding: it would travel");
+static_assert(sizeof(PlaceWords) == 40 + 3 * kNameBytes, "no padding: it would travel");
 
 void put(const std::string& text, std::array<char, kNameBytes>& name) {
   std::memcpy(name.data(), text.data(), std::min(text.size(), name.size() - 1));
@@ -104,9 +104,14 @@ Result<RankPlace> own_place(const std::string& domain_pattern, std::int64_t worl
 
 Result<std::vector<RankPlace>> exchange_places(comm::World& world, const comm::Group& group,
                                                const RankPlace& mine, Nanoseconds timeout) {
-  PlaceWords words{.pid = mine.pid, .host_bytes = mine.host_bytes, .own_bytes = mine.own_bytes};
+  PlaceWords words{.pid = mine.pid,
+                   .host_bytes = mine.host_bytes,
+                   .own_bytes = mine.own_bytes,
+                   .gpu_bytes = mine.gpu_bytes,
+                   .own_gpu_bytes = mine.own_gpu_bytes};
   put(mine.host, words.host);
   put(mine.domain, words.domain);
+  put(mine.gpu, words.gpu);
   std::vector<PlaceWords> all(static_cast<std::size_t>(group.size()));
   EW_TRY(comm::all_gather(world, group, std::as_bytes(std::span(&words, 1)),
                           std::as_writable_bytes(std::span(all)), "places of ranks",
@@ -118,7 +123,10 @@ Result<std::vector<RankPlace>> exchange_places(comm::World& world, const comm::G
                       .host = one.host.data(),
                       .domain = one.domain.data(),
                       .host_bytes = one.host_bytes,
-                      .own_bytes = one.own_bytes});
+                      .own_bytes = one.own_bytes,
+                      .gpu = one.gpu.data(),
+                      .gpu_bytes = one.gpu_bytes,
+                      .own_gpu_bytes = one.own_gpu_bytes});
   return places;
 }
 
@@ -128,11 +136,15 @@ plan::Domains domain_numbers(const std::vector<RankPlace>& places) {
 
 plan::RankLimits rank_limits(const std::vector<RankPlace>& places) {
   const std::vector<std::int32_t> hosts = numbers_of(places, &RankPlace::host);
+  const std::vector<std::int32_t> gpus = numbers_of(places, &RankPlace::gpu);
   plan::RankLimits limits(places.size());
   for (std::size_t rank = 0; rank < places.size(); ++rank)
     limits[rank] = {.host = hosts[rank],
                     .host_bytes = places[rank].host_bytes,
-                    .own_bytes = places[rank].own_bytes};
+                    .own_bytes = places[rank].own_bytes,
+                    .gpu = gpus[rank],
+                    .gpu_bytes = places[rank].gpu_bytes,
+                    .own_gpu_bytes = places[rank].own_gpu_bytes};
   return limits;
 }
 

@@ -16,6 +16,8 @@ struct RankPlace {
   std::string host, domain;
   std::int64_t host_bytes = 0;  // memory of the host; 0: not known
   std::int64_t own_bytes = 0;   // of it for this rank, where set by hand
+  std::string gpu;              // which in all the world; empty: none
+  std::int64_t gpu_bytes = 0, own_gpu_bytes = 0;
 };
 
 /// elastic.domain for one rank. In it, {rank}, {rank/N}, {rank%N} and {host} are replaced, N a
@@ -34,7 +36,7 @@ Result<std::vector<RankPlace>> exchange_places(comm::World& world, const comm::G
 
 /// Numbers for the names, in order of first appearance.
 plan::Domains domain_numbers(const std::vector<RankPlace>& places);
-/// What each rank may use of memory; hosts are numbered likewise.
+/// What each rank may use of memory; hosts and GPUs are numbered likewise.
 plan::RankLimits rank_limits(const std::vector<RankPlace>& places);
 
 }  // namespace elaswave::app

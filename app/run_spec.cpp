@@ -106,6 +106,7 @@ Result<RunSpec> resolve(const Config& config) {
   const Config::Train& train = config.train;
   EW_CHECK(train.micro_batch > 0 && train.global_batch % train.micro_batch == 0,
            "global batch {}, micro-batch {}", train.global_batch, train.micro_batch);
+  if (config.device.kind == "cuda") spec.device_memory = spec::DeviceMemory::own;
   spec.sum_mode = config.numerics.mode == "fast" ? zero::SumMode::fast : zero::SumMode::exact;
   spec.adamw = resolve_adamw(train);
   spec.layout = resolve_layout(config.parallel);

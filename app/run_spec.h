@@ -52,6 +52,7 @@ struct RunSpec {
   spec::ModelConfig model;
   DType storage = DType::f32;  // of activations and matrices
   spec::Operands operands = spec::Operands::stored;
+  spec::DeviceMemory device_memory = spec::DeviceMemory::shared;
   zero::SumMode sum_mode = zero::SumMode::exact;
   optim::AdamWConfig adamw;
   NonFinite non_finite = NonFinite::stop;

@@ -58,7 +58,10 @@ StageRunner::StageRunner(const RunnerParts& parts)
   stage_ = std::make_unique<gpt::Stage>(
       context, parts.inventory, parts.parameters, parts.gradients, chunks_of(parts.plan, program_),
       gpt::StageHooks{.batch = [this](std::int32_t index) { return batch(index); },
-                      .ready = parts.ready,
+                      .ready =
+                          [this](std::int32_t layer) {
+                            return rehearsing_ ? Result<void>() : parts_.ready(layer);
+                          },
                       .done = parts.sums_done,
                       .losses = [this](std::span<const float> losses) { add_losses(losses); }});
   if (parts.slow_factor)
@@ -73,6 +76,57 @@ StageRunner::StageRunner(const RunnerParts& parts)
                               .device = parts.machine.stream.device(),
                               .between = parts.between},
       std::max(program_.boundaries, evaluation_.boundaries));
+  stage_->expect_losses(std::ssize(layout::micro_batches_of(parts_.plan, parts_.place)));
+}
+
+Result<void> StageRunner::rehearse() {
+  rehearsing_ = true;
+  if (slices_) slices_->set_silent(true);
+  Result<void> done = rehearse(program_, false);
+  if (done) done = rehearse(evaluation_, true);
+  if (slices_) slices_->set_silent(false);
+  rehearsing_ = false;
+  return done;
+}
+
+Result<void> StageRunner::rehearse(const pipeline::Program& program, bool evaluate) {
+  const RunSpec& spec = parts_.spec;
+  const std::vector<std::int64_t> positions_B(static_cast<std::size_t>(spec.micro_batch));
+  const std::vector<std::int32_t> ids_N(static_cast<std::size_t>(spec.tokens_per_micro_batch()));
+  const Source blank = [&](std::int64_t) -> Result<layers::MicroBatch> {
+    return layers::MicroBatch{.seed = spec.seed,
+                              .positions_B = positions_B,
+                              .ids_N = ids_N,
+                              .targets_N = ids_N,
+                              .dropout = evaluate ? 0 : spec.model.dropout};
+  };
+  source_ = blank_ = &blank;
+  stage_->begin_pass();
+  EW_TRY(executor_->rehearse(program, evaluate));
+  parts_.machine.stream.synchronize();  // before the losses' memory is used again
+  return {};
+}
+
+std::vector<comm::Expected> StageRunner::messages() const {
+  // Of either program the larger number.
+  std::vector<comm::Expected> all = executor_->messages(program_);
+  const std::vector<comm::Expected> evaluation = executor_->messages(evaluation_);
+  for (std::size_t kind = 0; kind < all.size(); ++kind)
+    all[kind].count = std::max(all[kind].count, evaluation[kind].count);
+  if (!slices_) return all;
+  // Rows of partial sums, which are f32, are the largest that slices exchange, one with each other
+  // slice at a time; the head's statistics are smaller for all but tiny models.
+  const std::int64_t peers = slices_->slices() - 1, tokens = parts_.spec.tokens_per_micro_batch();
+  const auto numbers = [](std::int64_t elems) {
+    return elems * static_cast<std::int64_t>(sizeof(float));
+  };
+  const std::int64_t bytes =
+      std::max(numbers(ceil_div(tokens, slices_->slices()) * parts_.spec.model.hidden),
+               std::min(tokens, kernels::kLossChunkTokens) *
+                   static_cast<std::int64_t>(sizeof(kernels::LogitStats)));
+  for (const comm::Direction direction : {comm::Direction::send, comm::Direction::receive})
+    all.push_back({comm::Channel::tensor, direction, bytes, peers});
+  return all;
 }
 
 pipeline::Program StageRunner::evaluation_program(std::int64_t count) const {

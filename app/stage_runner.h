@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <vector>
 
 #include "app/run_spec.h"
 #include "io/base/exact_sum.h"
@@ -48,6 +49,13 @@ class StageRunner {
   /// Allocates all activations.
   explicit StageRunner(const RunnerParts& parts);
 
+  /// Local. Calls everything once that a pass calls, without messages: afterwards the device has
+  /// all the memory, code and plans of libraries that passes take. Gradient sums and what stashes
+  /// hold are spoilt. REQUIRES: no pass is under way.
+  Result<void> rehearse();
+  /// Of memory of the device, that a pass may have under way.
+  std::vector<comm::Expected> messages() const;
+
   /// COLLECTIVE. Forward and backward of all micro-batches of a step. `blank` gives a stand-in for
   /// a micro-batch that could not be read: peers wait for its activations.
   Result<Tally> train(Step step, const Source& source, const Source& blank);
@@ -59,11 +67,15 @@ class StageRunner {
   /// Of the last pass.
   const pipeline::RunTime& time() const { return executor_->time(); }
   std::int64_t boundary_bytes() const { return executor_->boundary_bytes(); }
+  std::int64_t slice_sum_bytes() const { return slices_ ? slices_->staging_bytes() : 0; }
+  std::int64_t id_bytes() const { return stage_->id_bytes(); }
+  std::int64_t loss_bytes() const { return stage_->loss_bytes(); }
   const pipeline::Program& program() const { return program_; }
 
  private:
   Result<Tally> run(const pipeline::Program& program, Step step, bool evaluate,
                     const Source& source, const Source& blank);
+  Result<void> rehearse(const pipeline::Program& program, bool evaluate);
   Result<layers::MicroBatch> batch(std::int64_t micro_batch);
   void add_losses(std::span<const float> losses);
   pipeline::Program evaluation_program(std::int64_t count) const;
@@ -75,6 +87,8 @@ class StageRunner {
   std::unique_ptr<gpt::Stage> stage_;
   std::unique_ptr<pipeline::StageOps> slowed_;  // the stage, as slow as chaos wants it; mostly null
   std::unique_ptr<pipeline::Executor> executor_;
+
+  bool rehearsing_ = false;
 
   // Of the pass under way.
   const Source* source_ = nullptr;

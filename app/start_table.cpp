@@ -34,7 +34,7 @@ Console::Rows start_rows(const Settings& settings, const LocalSetup& setup,
     timeline += fmt::format("{}{} {:.0f} ms", timeline.empty() ? "" : ", ", phase, ms);
   const int threads = setup.device->machine().host_stream.pool().threads();
   const double params = static_cast<double>(setup.trainer->inventory().total_elems());
-  return {
+  Console::Rows rows = {
       {"model",
        fmt::format("{}: {} layers, {} heads, hidden {}, context {}, vocabulary {}, dropout {}",
                    settings.config.model.preset, model.layers, model.heads, model.hidden,
@@ -54,13 +54,23 @@ Console::Rows start_rows(const Settings& settings, const LocalSetup& setup,
                                                 static_cast<double>(spec.tokens_per_step())))},
       {"numerics", fmt::format("{}, class {}, fingerprint {:016x}", settings.config.numerics.mode,
                                setup.identity.numeric_class, setup.identity.fingerprint)},
-      {"memory (a rank)",
-       fmt::format("{}: {}", bytes_text(setup.memory.total()), memory_text(setup.memory))},
       {"checkpoints", checkpoint_row(spec, restored)},
       {"steps", fmt::format("{}, seed {}", spec.steps, spec.seed)},
       {"launcher", launcher_note()},
       {"start", timeline},
   };
+  const auto add_memory = [&](std::string_view of, spec::Side side) {
+    rows.emplace_back(fmt::format("{} (a rank)", of),
+                      fmt::format("{}: {}", bytes_text(setup.memory.total(side)),
+                                  memory_text(setup.memory, side)));
+  };
+  if (spec.device_memory == spec::DeviceMemory::own) {
+    add_memory("GPU memory", spec::Side::device);
+    add_memory("host memory", spec::Side::host);
+  } else {
+    add_memory("memory", spec::Side::all);
+  }
+  return rows;
 }
 
 std::string first_step_text(const LocalSetup& setup, std::int32_t world_rank, double bubble) {

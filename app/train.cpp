@@ -75,8 +75,13 @@ Result<std::vector<RankPlace>> find_places(const Config& config, comm::World& wo
   std::string pattern = config.elastic.domain;
   if (const char* variable = std::getenv("ELASWAVE_DOMAIN"); pattern.empty() && variable)
     pattern = variable;
-  EW_ASSIGN(const RankPlace place, own_place(pattern, world.world_rank(),
-                                             config.device.memory_mib * (std::int64_t{1} << 20)));
+  constexpr std::int64_t kMib = 1 << 20;
+  EW_ASSIGN(RankPlace place,
+            own_place(pattern, world.world_rank(), config.device.memory_mib * kMib));
+  GpuMemory gpu = gpu_of_this_rank(config);
+  place.gpu = std::move(gpu.name);
+  place.gpu_bytes = gpu.bytes;
+  place.own_gpu_bytes = config.device.gpu_memory_mib * kMib;
   return exchange_places(world, comm::everyone(world), place, timeout);
 }
 
@@ -93,6 +98,15 @@ Result<std::vector<RankPlace>> find_places(const Config& config, comm::World& wo
   print_error(error);
   report_exit_alone(exit_code(error.code));
   std::_Exit(exit_code(error.code));
+}
+
+/// Nothing must touch a device that has failed, not even to give its memory back.
+template <typename T>
+void leave_if_lost(const Result<T>& result) {
+  if (result || result.error().code != Code::device_lost) return;
+  std::fflush(stdout);
+  print_error(result.error());
+  leave_now(exit_code(Code::device_lost));
 }
 
 /// COLLECTIVE. The agent of this rank; none when the run is to end with the first rank that fails.
@@ -241,7 +255,9 @@ Result<int> run_train(const Settings& settings) {
   setup.limits = rank_limits(places);
   std::optional<Error> failure = set_up(settings, *world, stop_requested, faults.of_rank(), setup);
   if (setup.staged) world = &*setup.staged;
-  EW_TRY(agree_start(*world, failure, setup.identity, timeout));
+  const Result<void> ready = agree_start(*world, failure, setup.identity, timeout);
+  leave_if_lost(ready);
+  EW_TRY(ready);
   std::vector<FileLock> locks;
   if (reporter) {
     auto locked = lock_directories(config);
@@ -252,7 +268,9 @@ Result<int> run_train(const Settings& settings) {
   }
   EW_TRY(agree_start(*world, failure, setup.identity, timeout));
   // Files only once it is clear that there will be a run.
-  EW_ASSIGN(const std::optional<Restored> restored, resume(settings, *world, setup, timeout));
+  auto found = resume(settings, *world, setup, timeout);
+  leave_if_lost(found);
+  EW_ASSIGN(const std::optional<Restored> restored, std::move(found));
   const Step resumed = restored ? restored->manifest.step : Step{0};
   RunFiles files = RunFiles::follow(config);
   if (reporter) {
@@ -306,6 +324,7 @@ Result<int> run_train(const Settings& settings) {
       summary || setup.trainer->ended_together() || summary.error().code == Code::deadline;
   if (membership && together && newest == world->generation()) membership->leave();
   if (!summary && membership && !together && !ending) leave_alone(summary.error());
+  leave_if_lost(summary);
   if (!summary) return fail(summary.error());
   // After a failure the transport was not finalized: nothing may run destructors beside it.
   const bool fenced = membership && membership->board().fenced();

@@ -105,7 +105,11 @@ Result<std::optional<Restored>> Trainer::resume(const Accept& accept) {
   if (!checkpointer_) return std::optional<Restored>();
   EW_ASSIGN(std::optional<Restored> restored, restore(restore_request()));
   if (!restored) return restored;
-  EW_TRY(adopt(restored->manifest));
+  try {
+    EW_TRY(adopt(restored->manifest));
+  } catch (const device::DeviceLost& lost) {
+    return end_by(lost);
+  }
   told_ = restored->manifest.step;
   return restored;
 }
@@ -131,20 +135,6 @@ Result<void> Trainer::adopt(const checkpoint::Manifest& manifest) {
        .fix = "report this: every piece matched its checksum"});
 }
 
-std::unique_ptr<Engine> Trainer::make_engine(layout::Plan plan,
-                                             std::vector<replica::Copy> missing) {
-  return std::make_unique<Engine>(EngineParts{.world = parts_.world,
-                                              .spec = spec_,
-                                              .inventory = inventory_,
-                                              .blocks = blocks_,
-                                              .machine = parts_.machine,
-                                              .shard = shard_,
-                                              .slow_factor = parts_.faults.slow_factor,
-                                              .plan = std::move(plan),
-                                              .missing = std::move(missing)},
-                                  std::move(engine_));
-}
-
 Result<RunSummary> Trainer::run(StepObserver& observer, const Ending& ending) {
   engine_->gather();
   for (;;) {
@@ -154,9 +144,10 @@ Result<RunSummary> Trainer::run(StepObserver& observer, const Ending& ending) {
       if (summary || !view_changes(summary.error())) return summary;
     } catch (const comm::StepAborted&) {
     } catch (const device::DeviceLost& lost) {
-      return fail(device_lost(lost));
+      return end_by(lost);
     } catch (const device::OutOfMemory& full) {
-      return fail({.code = Code::does_not_fit, .what = "the device is full", .why = full.what()});
+      if (refused_) return fail(*refused_);
+      return fail(memory_refused(spec_, engine_->plan(), parts_.world.world_rank(), full.what()));
     }
     aborted_ = true;
   }
@@ -289,7 +280,7 @@ Result<void> Trainer::follow_speed() {
   if (parts_.world.world_rank() == group_.world_ranks.front())
     log_info("after step {} micro-batches follow the ranks' speeds: {}", raw(step),
              shares_text(*plan));
-  engine_ = make_engine(*std::move(plan), {});
+  make_engine(*plan, {});
   engine_->take_state();
   engine_->gather();
   speeds_.changed(step);
@@ -382,18 +373,6 @@ Result<void> Trainer::dump_state(const std::string& path) {
                           .digest = state_digest,
                           .timeout = spec_.timeout},
                          path);
-}
-
-spec::MemoryTable Trainer::memory() const {
-  using enum spec::MemoryTerm;
-  const auto owned = static_cast<double>(shard_.owned_bytes());
-  spec::MemoryTable use;
-  use[optimizer] = owned * 3 / 4;
-  use[log] = owned / 4;
-  use[backups] = static_cast<double>(shard_.size_bytes()) - owned;
-  engine_->add_memory(use);
-  if (checkpointer_) use[checkpoint] = static_cast<double>(checkpointer_->counts().bytes);
-  return use;
 }
 
 }  // namespace elaswave::app

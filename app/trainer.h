@@ -133,8 +133,9 @@ class Trainer {
 
   RestoreRequest restore_request();
   Result<void> adopt(const checkpoint::Manifest& manifest);
-  /// The engine of another plan, with what memory of the present one it can use.
-  std::unique_ptr<Engine> make_engine(layout::Plan plan, std::vector<replica::Copy> missing);
+  /// The engine of another plan, with what memory of the present one it can use. Throws
+  /// device::OutOfMemory: then there is no engine, and `refused_` says more.
+  void make_engine(const layout::Plan& plan, std::vector<replica::Copy> missing);
 
   // The step loop.
   Result<RunSummary> attempt(StepObserver& observer, const Ending& ending);
@@ -175,6 +176,7 @@ class Trainer {
   Result<void> go_back(const recover::Choice& choice, const Error& lost);
   Result<checkpoint::Manifest> load_checkpoint(const Error& lost);
   tl::unexpected<Error> verdict(Error error);
+  tl::unexpected<Error> end_by(const device::DeviceLost& lost) const;
   void roll_forward(const recover::Choice& choice);
   recover::RankInventory inventory_now() const;
   bool view_changes(const Error& error);
@@ -231,6 +233,7 @@ class Trainer {
   Accept accept_;                     // of resume()
   bool given_up_ = false;             // the state is to come from a checkpoint and is not there yet
   bool verdict_ = false;              // the error to return was decided by all members alike
+  std::optional<Error> refused_;      // memory, for another engine
   std::optional<Error> distrusted_;   // why the state is not to be gone on with; all know
   std::optional<Step> trusted_;       // the state is damaged: a later checkpoint's may be, too
   std::optional<Step> went_back_to_;  // in place, the last time

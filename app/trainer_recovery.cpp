@@ -7,6 +7,7 @@
 
 #include "app/layout.h"
 #include "app/phase.h"
+#include "app/rank_device.h"
 #include "app/trainer.h"
 #include "elastic/recover/exchange.h"
 #include "elastic/recover/gate.h"
@@ -67,6 +68,14 @@ bool Trainer::view_changes(const Error& error) {
 /// Marks an error that all members come to alike: nothing is left to wait for.
 tl::unexpected<Error> Trainer::verdict(Error error) {
   verdict_ = true;
+  return fail(std::move(error));
+}
+
+/// What was issued last need not be what failed, but it is near: a device tells late.
+tl::unexpected<Error> Trainer::end_by(const device::DeviceLost& lost) const {
+  Error error = device_lost(lost);
+  error.where = fmt::format("rank {}, step {}, noticed in: {}", parts_.world.world_rank(),
+                            raw(computing_), last_phase(parts_.world.recorder()));
   return fail(std::move(error));
 }
 
@@ -277,7 +286,7 @@ Result<void> Trainer::transform(const recover::Choice& choice) {
     report.refilled_bytes +=
         3 * blocks_.block(refill.block).elems * static_cast<std::int64_t>(sizeof(float));
   }
-  engine_ = make_engine(std::move(next.plan), std::move(missing));
+  make_engine(next.plan, std::move(missing));
   engine_->take_state();
   if (checkpointer_) EW_TRY(remake_checkpointer(choice.durable));
   recovering_->lap(recover::Phase::promote, world.clock().now());
@@ -299,7 +308,7 @@ Result<void> Trainer::go_back(const recover::Choice& choice, const Error& lost) 
   parts_.world.probe(Point::recover_moved);
   for (const auto blocks : {shard_.owned(), shard_.backups()})
     for (const zero::HeldBlock& held : blocks) shard_.set_whole(held.block, true);
-  engine_ = make_engine(std::move(next->plan), {});
+  make_engine(next->plan, {});
   EW_TRY(adopt(manifest));
   given_up_ = false;
   trusted_.reset();

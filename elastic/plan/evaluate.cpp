@@ -27,7 +27,7 @@ Result<void> check_times(const LayerCosts& costs, std::int64_t micro_batches,
 }
 
 const StageMemory& Evaluation::worst() const {
-  return worst_of(memory);
+  return worst_of(memory, side);
 }
 
 Result<Evaluation> evaluate(const spec::MemoryModel& model, HealthyRequest request,
@@ -46,7 +46,8 @@ Result<Evaluation> evaluate(const spec::MemoryModel& model, HealthyRequest reque
   evaluation.costs = chunk_costs(costs, plan.chunk_of_layer, plan.chunks());
   evaluation.step = predict_step(plan, evaluation.costs, traffic, profile.bytes_per_second);
   evaluation.traffic = step_traffic(model, plan);
-  evaluation.memory = predict_memory(model, plan);
+  if (model.device == spec::DeviceMemory::own) evaluation.side = spec::Side::device;
+  evaluation.memory = predict_memory(model, plan, {}, evaluation.side);
   return evaluation;
 }
 

@@ -13,7 +13,8 @@ struct Evaluation {
   pipeline::Costs costs;  // of its chunks, ns
   StepPrediction step;
   StepTraffic traffic;
-  std::vector<StageMemory> memory;  // by stage
+  std::vector<StageMemory> memory;    // by stage
+  spec::Side side = spec::Side::all;  // by which they were compared
 
   /// The stage whose worst rank needs most.
   const StageMemory& worst() const;

@@ -59,6 +59,17 @@ LoweredKind lowered(const pipeline::Program& program) {
                    .count = 1,
                    .chunks = {},
                    .boundaries = program.boundaries};
+  const pipeline::UnderWay most = pipeline::most_under_way(program);
+  // As pipeline::Executor::messages().
+  const auto activations = static_cast<std::int32_t>(std::ranges::count(
+      program.receives, pipeline::Direction::activation, &pipeline::Message::direction));
+  kind.messages =
+      std::max(most.receives, std::min(pipeline::kPostAhead + 1, activations)) + most.sends;
+  const std::int32_t last = program.slots.empty() ? 0 : program.slots.back().chunk;
+  kind.forwards = static_cast<std::int32_t>(
+      std::ranges::count_if(program.instructions, [&](const pipeline::Instruction& instruction) {
+        return instruction.action.op == layout::Op::forward && instruction.action.chunk == last;
+      }));
   for (const pipeline::Slots& chunk : program.slots)
     kind.chunks.push_back({.chunk = chunk.chunk,
                            .stash = chunk.stash,
@@ -127,7 +138,7 @@ std::vector<LoweredKind> lower_kinds(const Plan& plan) {
 std::vector<StageMemory> worst_ranks(const spec::MemoryModel& model, const Plan& plan,
                                      const std::vector<LoweredKind>& kinds,
                                      const spec::OwnedByStage& owned,
-                                     std::span<const double> budgets) {
+                                     std::span<const double> budgets, spec::Side side) {
   const spec::PlanMemory memory(model, plan);
   const auto beyond = [&](const layout::Place& place, double bytes) {
     if (budgets.empty()) return bytes;
@@ -143,19 +154,18 @@ std::vector<StageMemory> worst_ranks(const spec::MemoryModel& model, const Plan&
     for (std::int32_t slice = 0; slice < plan.tensor_degree; ++slice) {
       // Of those that do the same only the one that owns most for its budget.
       layout::Place heaviest{.stage = kind.stage, .replica = kind.first, .slice = slice};
-      double bytes = beyond(heaviest, memory.owned_bytes(owned_by(kind.first, slice)));
+      double bytes = beyond(heaviest, memory.owned_bytes(owned_by(kind.first, slice), side));
       for (std::int32_t replica = kind.first + 1; replica < kind.first + kind.count; ++replica) {
         const layout::Place place{.stage = kind.stage, .replica = replica, .slice = slice};
-        const double other = beyond(place, memory.owned_bytes(owned_by(replica, slice)));
+        const double other = beyond(place, memory.owned_bytes(owned_by(replica, slice), side));
         if (other <= bytes) continue;
         heaviest = place;
         bytes = other;
       }
       const spec::MemoryTable table =
-          memory.table(heaviest, {.chunks = kind.chunks, .boundaries = kind.boundaries},
-                       owned_by(heaviest.replica, slice));
+          memory.table(heaviest, kind.slots(), owned_by(heaviest.replica, slice));
       if (most.place.stage < 0 ||
-          beyond(heaviest, table.total()) > beyond(most.place, most.table.total()))
+          beyond(heaviest, table.total(side)) > beyond(most.place, most.table.total(side)))
         most = {heaviest, table};
     }
   }
@@ -163,23 +173,21 @@ std::vector<StageMemory> worst_ranks(const spec::MemoryModel& model, const Plan&
 }
 
 std::vector<StageMemory> predict_memory(const spec::MemoryModel& model, const Plan& plan,
-                                        std::span<const double> budgets) {
-  return worst_ranks(model, plan, lower_kinds(plan), spec::owned_elems(plan, model.blocks),
-                     budgets);
+                                        std::span<const double> budgets, spec::Side side) {
+  return worst_ranks(model, plan, lower_kinds(plan), spec::owned_elems(plan, model.blocks), budgets,
+                     side);
 }
 
-const StageMemory& worst_of(const std::vector<StageMemory>& stages) {
-  return *std::max_element(
-      stages.begin(), stages.end(),
-      [](const StageMemory& a, const StageMemory& b) { return a.table.total() < b.table.total(); });
+const StageMemory& worst_of(const std::vector<StageMemory>& stages, spec::Side side) {
+  return *std::ranges::max_element(
+      stages, {}, [side](const StageMemory& stage) { return stage.table.total(side); });
 }
 
 spec::MemoryTable memory_of_rank(const spec::MemoryModel& model, const Plan& plan,
                                  const layout::Place& place, const spec::OwnedElems& owned) {
   if (place.stage < 0) return spec::PlanMemory(model, plan).table(place, {}, owned);
   const LoweredKind kind = lowered(pipeline::lower(plan, place.stage, place.replica));
-  return spec::PlanMemory(model, plan)
-      .table(place, {.chunks = kind.chunks, .boundaries = kind.boundaries}, owned);
+  return spec::PlanMemory(model, plan).table(place, kind.slots(), owned);
 }
 
 }  // namespace elaswave::plan

@@ -45,7 +45,9 @@ StepPrediction predict_columns(const layout::Plan& plan, const std::vector<Colum
 struct LoweredKind {
   std::int32_t stage = 0, first = 0, count = 0;
   std::vector<spec::ChunkSlots> chunks;
-  std::int32_t boundaries = 0;
+  std::int32_t boundaries = 0, messages = 0, forwards = 0;  // as in spec::RankSlots
+
+  spec::RankSlots slots() const { return {chunks, boundaries, messages, forwards}; }
 };
 std::vector<LoweredKind> lower_columns(const std::vector<ColumnKind>& kinds);
 /// REQUIRES: as predict_step().
@@ -57,18 +59,21 @@ struct StageMemory {
   spec::MemoryTable table;
 };
 /// By stage. Of `plan` stages and chunks are read. `budgets`: bytes by world rank; empty: all have
-/// the same.
+/// the same. `side`: by which ranks are compared.
 std::vector<StageMemory> worst_ranks(const spec::MemoryModel& model, const layout::Plan& plan,
                                      const std::vector<LoweredKind>& kinds,
                                      const spec::OwnedByStage& owned,
-                                     std::span<const double> budgets = {});
+                                     std::span<const double> budgets = {},
+                                     spec::Side side = spec::Side::all);
 /// REQUIRES: as predict_step(), or any plan whose columns of as many micro-batches have the same
 /// rows.
 std::vector<StageMemory> predict_memory(const spec::MemoryModel& model, const layout::Plan& plan,
-                                        std::span<const double> budgets = {});
+                                        std::span<const double> budgets = {},
+                                        spec::Side side = spec::Side::all);
 
 /// The stage whose worst rank needs most. REQUIRES: there is one.
-const StageMemory& worst_of(const std::vector<StageMemory>& stages);
+const StageMemory& worst_of(const std::vector<StageMemory>& stages,
+                            spec::Side side = spec::Side::all);
 
 /// Memory of one rank: its row is lowered for its slots. A spare has no place (stage -1).
 spec::MemoryTable memory_of_rank(const spec::MemoryModel& model, const layout::Plan& plan,

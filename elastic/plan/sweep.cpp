@@ -41,7 +41,8 @@ struct TensorCase {
             .recompute = recompute,
             .checkpoints = request.checkpoints,
             .backups = request.world_size > 1 ? request.copies : 0,
-            .loss_chunk_tokens = request.loss_chunk_tokens};
+            .loss_chunk_tokens = request.loss_chunk_tokens,
+            .device = request.device};
   }
 
   const SweepRequest& request;
@@ -172,9 +173,11 @@ class LayoutSweep {
       return refuse(std::move(sound).error());
     const pipeline::Costs costs =
         chunk_costs(by_layer, made.plan.chunk_of_layer, made.plan.chunks());
+    const bool own = case_.request.device == spec::DeviceMemory::own;
+    const spec::Side side = own ? spec::Side::device : spec::Side::all;
     const std::vector<StageMemory> memory =
-        worst_ranks(case_.model(request_.recompute), made.plan, rows.lowered, made.owned);
-    const StageMemory& worst = worst_of(memory);
+        worst_ranks(case_.model(request_.recompute), made.plan, rows.lowered, made.owned, {}, side);
+    const StageMemory& worst = worst_of(memory, side);
     SweepEntry entry{
         .tensor = request_.tensor,
         .pipeline = request_.pipeline,
@@ -184,12 +187,15 @@ class LayoutSweep {
         .uneven = rows.whole.has_value(),
         .step = rows.whole ? predict_step(made.plan, costs, made.traffic, speed)
                            : predict_columns(made.plan, rows.columns, costs, made.traffic, speed),
-        .memory = worst.table.total(),
+        .memory = worst.table.total(side),
         .worst_stage = worst.place.stage,
-        .largest = worst.table.largest()};
-    const double limit = case_.request.memory_limit;
-    (limit == 0 || entry.memory <= limit ? sweep_.fitting : sweep_.too_large)
-        .push_back(std::move(entry));
+        .largest = worst.table.largest(side)};
+    const auto fits = [](double bytes, double limit) { return limit == 0 || bytes <= limit; };
+    bool all_fit = fits(entry.memory, own ? case_.request.gpu_limit : case_.request.memory_limit);
+    if (own)  // that the rank which needs most of one needs most of the other is near enough
+      all_fit = all_fit && fits(worst_of(memory, spec::Side::host).table.total(spec::Side::host),
+                                case_.request.memory_limit);
+    (all_fit ? sweep_.fitting : sweep_.too_large).push_back(std::move(entry));
     return {};
   }
 

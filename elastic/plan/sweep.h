@@ -26,9 +26,11 @@ struct SweepRequest {
   spec::SumWidth sums = spec::SumWidth::exact;
   spec::CheckpointImage checkpoints = spec::CheckpointImage::none;
   std::int64_t copies = 0;  // of each block beside its owner's
-  double memory_limit = 0;  // bytes of a rank; 0: none
+  double memory_limit = 0;  // bytes of a rank, of the host where the device has its own; 0: none
+  double gpu_limit = 0;     // of the device
   CostProfile profile;
   std::int64_t loss_chunk_tokens = 0;  // as in spec::MemoryModel
+  spec::DeviceMemory device = spec::DeviceMemory::shared;
 };
 
 struct SweepEntry {
@@ -37,7 +39,8 @@ struct SweepEntry {
   spec::Recompute recompute = spec::Recompute::none;
   bool uneven = false;  // stages differ in replicas
   StepPrediction step;
-  double memory = 0;  // of the worst rank, bytes
+  /// Of the worst rank, bytes: all, or of the device where that has its own.
+  double memory = 0;
   std::int32_t worst_stage = 0;
   spec::MemoryTerm largest = spec::MemoryTerm::weights;  // of its terms
 };

@@ -9,9 +9,10 @@
 
 namespace elaswave::gpt {
 
-/// Runs every kernel of the unsliced model once at the run's shapes (one block deep, dropout on) on
-/// Philox inputs: forward, backward, logging, update; and digests losses, gradient sums and the
-/// updated state. The kernels and shapes of tensor-parallel slices are not among them yet.
+/// Runs every kernel of the unsliced model once at the run's shapes (one block deep, with its
+/// dropout: libraries may do attention without) on Philox inputs: forward, backward, logging,
+/// update; and digests losses, gradient sums and the updated state. The kernels and shapes of
+/// tensor-parallel slices are not among them yet.
 Result<std::uint64_t> fingerprint(const kernels::Machine& machine, const spec::ModelConfig& config,
                                   std::int64_t micro_batch, DType storage);
 

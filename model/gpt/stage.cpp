@@ -152,9 +152,20 @@ layers::MicroBatch Stage::on_device(layers::MicroBatch batch) {
   return batch;
 }
 
-void Stage::keep_losses() {
-  if (untold_ == losses_.size())
+void Stage::expect_losses(std::int64_t forwards) {
+  if (scratch_.loss_N.size() == 0) return;  // no head
+  while (std::ssize(losses_) < forwards)
     losses_.emplace_back(context_.device(), scratch_.loss_N.size(), device::Space::host);
+}
+
+std::int64_t Stage::loss_bytes() const {
+  std::int64_t bytes = 0;
+  for (const device::Array<float>& losses : losses_) bytes += losses.size_bytes();
+  return bytes;
+}
+
+void Stage::keep_losses() {
+  expect_losses(static_cast<std::int64_t>(untold_) + 1);
   device::Array<float>& host_N = losses_[untold_++];
   context_.stream.copy(host_N.span().data(), scratch_.loss_N.span().data(), host_N.size_bytes());
 }

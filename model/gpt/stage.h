@@ -62,6 +62,8 @@ class Stage final : public pipeline::StageOps {
   /// takes no slots and uses slots 0 as it likes: REQUIRES that no micro-batch is between its
   /// forward and its backward then.
   Result<void> run(const pipeline::Task& task) override;
+  /// So that a pass of so many forwards of the head takes no more memory.
+  void expect_losses(std::int64_t forwards);
   /// A pass begins: losses of one that was given up are forgotten.
   void begin_pass() { untold_ = 0; }
   /// Waits for the device and tells the losses of all actions since begin_pass().
@@ -74,6 +76,9 @@ class Stage final : public pipeline::StageOps {
   device::ConstMat head_input_NC() { return scratch_.norm_NC.view(); }
   /// As allocated.
   ActivationBytes activation_bytes() const;
+  std::int64_t id_bytes() const { return ids_N_.size_bytes() + targets_N_.size_bytes(); }
+  /// Of the host.
+  std::int64_t loss_bytes() const;
 
  private:
   /// Slots of one kind, each with the micro-batch whose data it holds.

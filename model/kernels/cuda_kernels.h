@@ -47,6 +47,7 @@ void residual_backward(const CudaContext&, const ResidualBackward&);
 void adamw(const CudaContext&, std::span<const AdamW>);
 void mean_gradient(const CudaContext&, std::span<const MeanGradient>);
 void store_weights(const CudaContext&, std::span<const StoreWeights>);
+void reserve_lists(const CudaContext&, std::span<const std::int64_t> block_elems);
 void sum_squares(const CudaContext&, std::span<const std::span<const float>> ranges,
                  std::span<double> out);
 void digest(const CudaContext&, std::span<const std::span<const float>> ranges,

@@ -109,6 +109,12 @@ class CudaOps final : public Ops {
     cuda::digest(context(stream), ranges, keys, out);
   }
 
+  void release_memory(Stream& stream) override { context(stream).scratch.release(); }
+  void reserve_lists(Stream& stream, std::span<const std::int64_t> block_elems) override {
+    cuda::reserve_lists(context(stream), block_elems);
+  }
+  KeptMemory kept_memory(Stream& stream) override { return context(stream).scratch.kept(); }
+
   // The device's name stands for its number of multiprocessors, by which libraries cut their work.
   // Hash: of the algorithms of products, chosen by us or by the library.
   std::string numeric_class() const override {

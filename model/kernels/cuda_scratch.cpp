@@ -1,8 +1,6 @@
 #include "model/kernels/cuda_scratch.h"
 
-#include <algorithm>
 #include <exception>
-#include <utility>
 
 namespace elaswave::kernels::cuda {
 
@@ -22,11 +20,31 @@ Scratch::~Scratch() {
 
 void Scratch::grow(device::Buffer& memory, device::Space space, std::int64_t bytes) {
   if (memory.size_bytes() >= bytes) return;
-  // Freeing may wait for the whole device, hence only here, where allocating does so anyway.
-  std::erase_if(retired_, [&](const Retired& old) { return stream_.reached(old.last_use); });
-  device::Buffer larger(stream_.device(), round_up(bytes, kAlignment), space);
-  if (memory.data() != nullptr) retired_.push_back({std::move(memory), stream_.mark()});
-  memory = std::move(larger);
+  // Work on the old memory may be under way, and both at once might not fit.
+  if (memory.data() != nullptr) stream_.synchronize();
+  memory = device::Buffer();
+  memory = device::Buffer(stream_.device(), round_up(bytes, kAlignment), space);
+}
+
+void Scratch::reserve_list(ScratchUse use, std::int64_t bytes) {
+  grow(device_[static_cast<std::size_t>(use)], device::Space::device, bytes);
+  for (Slot& slot : rings_[static_cast<std::size_t>(use)].slots)
+    grow(slot.memory, device::Space::host, bytes);
+}
+
+void Scratch::release() {
+  stream_.synchronize();
+  device_ = {};
+  rings_ = {};
+}
+
+KeptMemory Scratch::kept() const {
+  KeptMemory kept;
+  for (const device::Buffer& memory : device_) kept.device_bytes += memory.size_bytes();
+  kept.logits_bytes = device_[static_cast<std::size_t>(ScratchUse::logits)].size_bytes();
+  for (const Ring& ring : rings_)
+    for (const Slot& slot : ring.slots) kept.host_bytes += slot.memory.size_bytes();
+  return kept;
 }
 
 std::byte* Scratch::device_bytes(ScratchUse use, std::int64_t bytes) {
@@ -40,7 +58,8 @@ std::byte* Scratch::stage(ScratchUse use, std::int64_t bytes) {
   Slot& slot = ring.slots[ring.next];
   if (slot.used && !stream_.reached(slot.sent)) stream_.synchronize();
   slot.used = false;
-  grow(slot.memory, device::Space::host, bytes);
+  // All slots at once: otherwise a list as long as one before would still need memory.
+  if (slot.memory.size_bytes() < bytes) reserve_list(use, bytes);
   return slot.memory.data();
 }
 

@@ -1,6 +1,6 @@
 // Memory of the CUDA kernels that outlives one call: on the device, and page-locked for lists that
-// travel there. Grows to the largest request of each purpose and never shrinks, so that a step
-// allocates nothing once every shape has been seen.
+// travel there. Grows to the largest request of each purpose and shrinks only when all is released,
+// so that a step allocates nothing once every shape has been seen.
 //
 // Belongs to one stream: calls on it follow one another, so a later call may overwrite what an
 // earlier one left, without waiting. THREADS: the stream's.
@@ -9,8 +9,8 @@
 #include <array>
 #include <cstdint>
 #include <type_traits>
-#include <vector>
 
+#include "model/kernels/memory_of_calls.h"
 #include "parallel/device/buffer.h"
 #include "parallel/device/stream.h"
 
@@ -42,6 +42,7 @@ class Scratch {
 
   /// At least `count` elements of device memory, 256-byte aligned, contents unspecified. For work
   /// issued on the stream from now until the next request of the same purpose. Throws OutOfMemory.
+  /// Waits for the stream when it grows.
   template <typename T>
   T* device(ScratchUse use, std::int64_t count) {
     return reinterpret_cast<T*>(device_bytes(use, count * static_cast<std::int64_t>(sizeof(T))));
@@ -60,6 +61,12 @@ class Scratch {
     return reinterpret_cast<const T*>(send(use, bytes));
   }
 
+  /// So that lists of at most so many bytes need no more memory.
+  void reserve_list(ScratchUse use, std::int64_t bytes);
+  /// Gives all memory back. Waits for the stream.
+  void release();
+  KeptMemory kept() const;
+
   /// How many lists of one purpose the host may be ahead of the device.
   static constexpr int kSlots = 4;
 
@@ -73,10 +80,6 @@ class Scratch {
     std::array<Slot, kSlots> slots;
     std::size_t next = 0;
   };
-  struct Retired {
-    device::Buffer memory;
-    device::Mark last_use{};
-  };
   static constexpr auto kUses = static_cast<std::size_t>(ScratchUse::count);
 
   std::byte* device_bytes(ScratchUse use, std::int64_t bytes);
@@ -87,7 +90,6 @@ class Scratch {
   device::Stream& stream_;
   std::array<device::Buffer, kUses> device_;
   std::array<Ring, kUses> rings_;
-  std::vector<Retired> retired_;  // outgrown, perhaps in use by work issued before
 };
 
 }  // namespace elaswave::kernels::cuda

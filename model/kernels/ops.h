@@ -36,6 +36,7 @@
 
 #include "io/base/error.h"
 #include "io/base/philox.h"
+#include "model/kernels/memory_of_calls.h"
 #include "parallel/device/arithmetic.h"
 #include "parallel/device/stream.h"
 
@@ -339,10 +340,8 @@ struct StoreWeights {
   DType dtype = DType::f32;
 };
 
-class Ops {
+class Ops : public MemoryOfCalls {
  public:
-  virtual ~Ops() = default;
-
   virtual void embedding_forward(Stream&, const EmbeddingForward&) = 0;
   virtual void embedding_backward(Stream&, const EmbeddingBackward&) = 0;
   virtual void embedding_lookup(Stream&, const EmbeddingLookup&) = 0;

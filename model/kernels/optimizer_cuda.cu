@@ -350,6 +350,23 @@ void store_weights(const CudaContext& context, std::span<const StoreWeights> blo
   device::launch(context.stream, shape, store_blocks, list);
 }
 
+void reserve_lists(const CudaContext& context, std::span<const std::int64_t> block_elems) {
+  constexpr std::int64_t kKinds = 3;  // ranges of a block that are digested
+  const std::int64_t blocks = std::ssize(block_elems), ranges = kKinds * blocks;
+  std::int64_t pieces = 0;
+  for (const std::int64_t elems : block_elems) pieces += kKinds * ceil_div(elems, kReductionPiece);
+  const auto bytes = [](std::int64_t count, std::size_t size) {
+    return count * static_cast<std::int64_t>(size);
+  };
+  context.scratch.reserve_list(
+      ScratchUse::list,
+      std::max({bytes(blocks, sizeof(UpdateBlock)), bytes(blocks, sizeof(MeanBlock)),
+                bytes(blocks, sizeof(StoreBlock)), bytes(pieces, sizeof(Piece))}));
+  context.scratch.reserve_list(ScratchUse::list_ends, bytes(ranges, sizeof(std::int64_t)));
+  context.scratch.device<double>(ScratchUse::partial, pieces);
+  context.scratch.device<double>(ScratchUse::results, ranges);
+}
+
 void sum_squares(const CudaContext& context, std::span<const std::span<const float>> ranges,
                  std::span<double> out) {
   EW_CHECK(out.size() == ranges.size(), "{} results for {} ranges", out.size(), ranges.size());

@@ -41,6 +41,7 @@ class Gradients {
   /// clear_flags(): the device has come to the end of what adds to the sums.
   std::vector<std::string> bad_tensors() const;
   void clear_flags();
+  std::int64_t flag_bytes() const { return flags_.size_bytes(); }  // of the host
 
  private:
   const spec::Inventory& inventory_;

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "io/base/error.h"
+#include "model/spec/device_memory.h"
 
 namespace elaswave::spec {
 namespace {
@@ -30,6 +31,7 @@ class ChunkMemory {
     const layout::LayerRange range = layout::layers_of_chunk(plan_, slots.chunk);
     const std::int32_t head = plan_.layers() - 1;
     const std::int32_t blocks = std::max(0, std::min(range.end, head) - std::max(range.begin, 1));
+    if (range.begin == 0) kinds_.embedding = true;
     const DType storage = model_.storage;
     if (blocks > 0) {
       kinds_.blocks = true;
@@ -52,6 +54,8 @@ class ChunkMemory {
     table_[MemoryTerm::logits] = kFloat * rows * static_cast<double>(model_.config.vocab);
   }
 
+  const LayerKinds& kinds() const { return kinds_; }
+
   void add_scratch() {
     double& bytes = table_[MemoryTerm::scratch];
     bytes += layer_scratch(shape_, model_.recompute, kinds_).size_bytes(model_.storage);
@@ -73,6 +77,8 @@ class ChunkMemory {
   bool stashes_ = false;
 };
 
+constexpr std::int64_t kWindowUnits = 2;  // zero::Reducer::kWindowUnits
+
 /// Kinds of units, as bits: who shares them. Bit 0: all slices; bit 1: also the tied layer's stage.
 constexpr std::size_t kReplicated = 1, kTied = 2, kUnitKinds = 4;
 
@@ -86,13 +92,15 @@ class LargestNeighbours {
       Pair& pair = pairs_[least];
       pair.most = std::max(pair.most, pair.last + elems);
       pair.last = elems;
+      pair.largest = std::max(pair.largest, elems);
     }
   }
   std::int64_t of(std::size_t least) const { return pairs_[least].most; }
+  std::int64_t largest() const { return pairs_[0].largest; }
 
  private:
   struct Pair {
-    std::int64_t last = 0, most = 0;
+    std::int64_t last = 0, most = 0, largest = 0;
   };
   std::array<Pair, kUnitKinds> pairs_{};
 };
@@ -114,8 +122,14 @@ class Ownership {
   OwnedByStage find() && {
     for (std::int32_t layer = blocks_.layers(); layer-- > 0;) add_layer(layer);
     for (std::size_t stage = 0; stage < owned_.size(); ++stage)
-      for (std::size_t member = 0; member < owned_[stage].size(); ++member)
-        owned_[stage][member].arriving = arriving(stage, largest_[stage][member]);
+      for (std::size_t member = 0; member < owned_[stage].size(); ++member) {
+        const LargestNeighbours& largest = largest_[stage][member];
+        OwnedElems& owned = owned_[stage][member];
+        owned.arriving = of_peers(stage, [&](std::size_t least) { return largest.of(least); });
+        owned.landing = kWindowUnits * largest.largest() * of_peers(stage, [&](std::size_t least) {
+                          return std::int64_t{largest.of(least) > 0};
+                        });
+      }
     return std::move(owned_);
   }
 
@@ -137,7 +151,10 @@ class Ownership {
       }
       const auto member = static_cast<std::size_t>(plan_.owner[static_cast<std::size_t>(index)]);
       if (std::find(kinds_.begin(), kinds_.end(), kind) == kinds_.end()) kinds_.push_back(kind);
-      owned_[stage][member].elems += block.elems;
+      OwnedElems& owned = owned_[stage][member];
+      owned.elems += block.elems;
+      owned.told += block.elems * (members(stage, kind) - 1);
+      ++owned.blocks;
       units_[member][kind] += block.elems;
     }
     for (std::size_t member = 0; member < units_.size(); ++member)
@@ -146,16 +163,22 @@ class Ownership {
   }
 
   /// Peers of the same slice share all units, those of others what all slices hold; a tied stage
-  /// the tied ones of these.
-  std::int64_t arriving(std::size_t stage, const LargestNeighbours& largest) const {
+  /// the tied ones of these: the sum over all peers of what one has that shares units of at least a
+  /// kind.
+  template <typename Of>
+  std::int64_t of_peers(std::size_t stage, Of of) const {
     const std::int64_t others = plan_.tensor_degree - 1;
     const std::int64_t replicas = plan_.replicas(static_cast<std::int32_t>(stage));
-    std::int64_t elems =
-        (replicas - 1) * largest.of(0) + replicas * others * largest.of(kReplicated);
+    std::int64_t sum = (replicas - 1) * of(0) + replicas * others * of(kReplicated);
     if (tied_stage_[stage] >= 0)
-      elems += plan_.replicas(tied_stage_[stage]) *
-               (largest.of(kTied) + others * largest.of(kTied | kReplicated));
-    return elems;
+      sum += plan_.replicas(tied_stage_[stage]) * (of(kTied) + others * of(kTied | kReplicated));
+    return sum;
+  }
+  /// Of a unit of that kind.
+  std::int64_t members(std::size_t stage, std::size_t kind) const {
+    std::int64_t replicas = plan_.replicas(static_cast<std::int32_t>(stage));
+    if ((kind & kTied) != 0) replicas += plan_.replicas(tied_stage_[stage]);
+    return replicas * ((kind & kReplicated) != 0 ? plan_.tensor_degree : 1);
   }
 
   const layout::Plan& plan_;
@@ -171,20 +194,39 @@ class Ownership {
 
 std::string_view name(MemoryTerm term) {
   constexpr std::array<std::string_view, kMemoryTerms> names = {
-      "weights", "gradient sums", "optimizer",      "log",        "backups",
-      "stashes", "head",          "weight stashes", "scratch",    "boundaries",
-      "logits",  "widened",       "exchange",       "slice sums", "checkpoint"};
+      "weights", "gradient sums", "optimizer",      "log",        "backups",    "stashes",
+      "head",    "weight stashes", "scratch",       "boundaries", "logits",     "widened",
+      "exchange", "slice sums",   "checkpoint",     "state copy", "workspaces", "staging"};
   return names[static_cast<std::size_t>(term)];
 }
 
-double MemoryTable::total() const {
+Side side_of(MemoryTerm term) {
+  switch (term) {
+    case MemoryTerm::optimizer:
+    case MemoryTerm::log:
+    case MemoryTerm::backups:
+    case MemoryTerm::checkpoint:
+    case MemoryTerm::staging:
+      return Side::host;
+    default:
+      return Side::device;
+  }
+}
+
+double MemoryTable::total(Side side) const {
   double sum = 0;
-  for (const double term : bytes) sum += term;
+  for (std::size_t index = 0; index < kMemoryTerms; ++index)
+    if (side == Side::all || side == side_of(static_cast<MemoryTerm>(index))) sum += bytes[index];
   return sum;
 }
 
-MemoryTerm MemoryTable::largest() const {
-  return static_cast<MemoryTerm>(std::max_element(bytes.begin(), bytes.end()) - bytes.begin());
+MemoryTerm MemoryTable::largest(Side side) const {
+  MemoryTable seen;
+  for (std::size_t index = 0; index < kMemoryTerms; ++index)
+    if (side == Side::all || side == side_of(static_cast<MemoryTerm>(index)))
+      seen.bytes[index] = bytes[index];
+  return static_cast<MemoryTerm>(std::max_element(seen.bytes.begin(), seen.bytes.end()) -
+                                 seen.bytes.begin());
 }
 
 OwnedByStage owned_elems(const layout::Plan& plan, const layout::BlockTable& blocks) {
@@ -246,12 +288,44 @@ void PlanMemory::add_owned(const OwnedElems& owned, MemoryTable& table) const {
   if (model_.checkpoints == CheckpointImage::kept)
     table[MemoryTerm::checkpoint] = 3 * kFloat * elems;
   table[MemoryTerm::exchange] = sum_bytes(model_) * static_cast<double>(owned.arriving);
+  if (model_.device == DeviceMemory::own) table[MemoryTerm::state_copy] = 4 * kFloat * elems;
 }
 
-double PlanMemory::owned_bytes(const OwnedElems& owned) const {
+double PlanMemory::owned_bytes(const OwnedElems& owned, Side side) const {
   MemoryTable table;
   add_owned(owned, table);
-  return table.total();
+  return table.total(side);
+}
+
+void PlanMemory::add_device(const StashShape& shape, const LayerKinds& kinds,
+                            const RankSlots& slots, const OwnedElems& owned, const Held& parts,
+                            MemoryTable& table) const {
+  const auto elems = static_cast<double>(owned.elems), told = static_cast<double>(owned.told);
+  // A rank without a micro-batch calls nothing of a layer.
+  const DeviceCalls calls{.shape = shape,
+                          .kinds = slots.forwards > 0 ? kinds : LayerKinds(),
+                          .samples = model_.micro_batch,
+                          .storage = model_.storage,
+                          .exact = model_.sums == SumWidth::exact,
+                          .dropout = model_.config.dropout > 0,
+                          .loss_chunk_tokens = model_.loss_chunk_tokens,
+                          .owned_blocks = owned.blocks};
+  const DeviceScratch scratch = device_scratch(calls);
+  if (slots.forwards == 0) table[MemoryTerm::slice_sums] = 0;
+  table[MemoryTerm::logits] = scratch.logits;
+  table[MemoryTerm::workspaces] = scratch.workspaces;
+  // As an owner's share of each part is about that of all elements. Sums travel to owners, weights
+  // from them.
+  const double weight_bytes = parts.elems > 0 ? parts.weight_bytes / parts.elems : 0;
+  const double exchanged = (sum_bytes(model_) + weight_bytes) * (parts.elems - elems) +
+                           weight_bytes * told +
+                           sum_bytes(model_) * static_cast<double>(owned.landing);
+  const double between =
+      slots.messages * block_input(shape).size_bytes(model_.storage) + slice_messages(calls);
+  const double losses =
+      kinds.head ? kFloat * slots.forwards * static_cast<double>(shape.tokens) : 0;
+  const auto flags = static_cast<double>(model_.inventory.tensors().size()) * kFloat;
+  table[MemoryTerm::staging] = exchanged + between + losses + flags + scratch.lists;
 }
 
 MemoryTable PlanMemory::table(const layout::Place& place, const RankSlots& slots,
@@ -274,6 +348,8 @@ MemoryTable PlanMemory::table(const layout::Place& place, const RankSlots& slots
   // f32 throughout (comm::SliceGroup).
   table[MemoryTerm::slice_sums] =
       static_cast<double>(shape.slices - 1) * block_input(shape).size_bytes(DType::f32);
+  if (model_.device == DeviceMemory::own)
+    add_device(shape, chunks.kinds(), slots, owned, parts, table);
   return table;
 }
 

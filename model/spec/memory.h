@@ -1,5 +1,6 @@
 // Memory of one rank by purpose, from shapes alone: what it will allocate before step 1, without
-// allocating it. Padding of a few lines and the runtime's own memory are left out. Pure.
+// allocating it. Padding of a few lines and the runtime's own memory (on a GPU its context and the
+// code of libraries) are left out. Pure.
 #pragma once
 
 #include <array>
@@ -32,10 +33,23 @@ enum class MemoryTerm : std::uint8_t {
   exchange,    // sums arriving from each peer
   slice_sums,  // arriving rows of the other slices' partial sums
   checkpoint,  // a copy of master weights and moments for the writer beside training
+  // Only where the device has memory of its own (device_memory.h):
+  state_copy,  // of owned blocks what optimizer and log have, where it is updated: 16 B an element
+  workspaces,  // of kernels and libraries, beside the logits
+  staging,     // page-locked: messages, lists and losses between host and device
   count,
 };
 inline constexpr std::size_t kMemoryTerms = static_cast<std::size_t>(MemoryTerm::count);
 std::string_view name(MemoryTerm term);
+
+/// Whose memory a term is of, where the device has its own. A CPU's is all the host's.
+enum class Side : std::uint8_t { all, host, device };
+Side side_of(MemoryTerm term);
+/// Terms that a CPU has, too.
+constexpr bool on_host_alone(MemoryTerm term) {
+  return term < MemoryTerm::state_copy;
+}
+enum class DeviceMemory : std::uint8_t { shared, own };
 
 /// Bytes, as doubles: legal keys can ask for more than 2^63.
 struct MemoryTable {
@@ -43,9 +57,9 @@ struct MemoryTable {
 
   double& operator[](MemoryTerm term) { return bytes[static_cast<std::size_t>(term)]; }
   double operator[](MemoryTerm term) const { return bytes[static_cast<std::size_t>(term)]; }
-  double total() const;
+  double total(Side side = Side::all) const;
   /// The first of equals.
-  MemoryTerm largest() const;
+  MemoryTerm largest(Side side = Side::all) const;
 };
 
 /// How kernels take what is stored in bf16: as it is, or copied to f32 for each call (on a CPU).
@@ -68,6 +82,7 @@ struct MemoryModel {
   /// then keeps as much for others as it owns. A plan's own copies are counted as they are.
   std::int64_t backups = 0;
   std::int64_t loss_chunk_tokens = 0;  // rows of logits at once: above 0, kernels::kLossChunkTokens
+  DeviceMemory device = DeviceMemory::shared;
 };
 
 /// Slots of a chunk as the schedule needs them (pipeline::Slots).
@@ -78,6 +93,8 @@ struct ChunkSlots {
 struct RankSlots {
   std::span<const ChunkSlots> chunks;
   std::int32_t boundaries = 0;
+  std::int32_t messages = 0;  // between chunks, under way at once
+  std::int32_t forwards = 0;  // of the last of the chunks, in a step
 };
 
 /// Elements of the blocks that a rank owns.
@@ -88,6 +105,10 @@ struct OwnedElems {
   /// of two neighbouring units, the largest such pair. A unit is the parts of a layer with the same
   /// members; units follow each other from the last layer to the first, as backward passes do.
   std::int64_t arriving = 0;
+  /// The largest unit, as often as there are such buffers: what messages to them take on their way.
+  std::int64_t landing = 0;
+  std::int64_t told = 0;    // elements, as often as others read them
+  std::int64_t blocks = 0;  // owned
 };
 /// Of each member of each stage: [stage][replica * tensor_degree + slice]. One pass over all
 /// blocks.
@@ -107,7 +128,7 @@ class PlanMemory {
   MemoryTable table(const layout::Place& place, const RankSlots& slots,
                     const OwnedElems& owned) const;
   /// The part of it that grows with what a rank owns.
-  double owned_bytes(const OwnedElems& owned) const;
+  double owned_bytes(const OwnedElems& owned, Side side = Side::all) const;
 
  private:
   struct Held {
@@ -118,6 +139,8 @@ class PlanMemory {
   }
   void add_part(std::int32_t index, std::int32_t stage);
   void add_owned(const OwnedElems& owned, MemoryTable& table) const;
+  void add_device(const StashShape& shape, const LayerKinds& kinds, const RankSlots& slots,
+                  const OwnedElems& owned, const Held& parts, MemoryTable& table) const;
 
   const MemoryModel& model_;
   const layout::Plan& plan_;

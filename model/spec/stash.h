@@ -83,7 +83,7 @@ WeightStashShape weight_stash(const StashShape& shape);
 
 /// Kinds of layers on a rank.
 struct LayerKinds {
-  bool blocks = false, head = false;
+  bool embedding = false, blocks = false, head = false;
 };
 
 /// Memory that one call at a time works in, one for all layers of a rank.

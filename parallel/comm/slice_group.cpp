@@ -28,13 +28,18 @@ std::vector<std::span<Byte>> pieces_of(const device::MatView<Byte>& rows) {
 /// the counts. Works still under way when a wait fails need no care (world.h).
 class Exchange {
  public:
-  Exchange(World& world, std::string_view operation, Nanoseconds timeout)
-      : world_(world), operation_(operation), deadline_(Deadline::after(world.clock(), timeout)) {}
+  Exchange(World& world, std::string_view operation, Nanoseconds timeout, bool silent)
+      : world_(world),
+        operation_(operation),
+        deadline_(Deadline::after(world.clock(), timeout)),
+        silent_(silent) {}
 
   void send(int world_rank, ConstPieces pieces) {
+    if (silent_) return;
     works_.push_back(world_.send(world_rank, Channel::tensor, std::move(pieces)));
   }
   void receive(int world_rank, Pieces pieces) {
+    if (silent_) return;
     works_.push_back(world_.receive(world_rank, Channel::tensor, std::move(pieces)));
   }
   Result<void> finish() {
@@ -46,6 +51,7 @@ class Exchange {
   World& world_;
   std::string_view operation_;
   Deadline deadline_;
+  bool silent_;
   std::vector<Work> works_;
 };
 
@@ -72,7 +78,7 @@ Result<void> SliceGroup::gather_rows(ConstMat mine, Mat all, std::string_view op
     const RowRange range = rows_of_slice(all.rows, slice, slices());
     return all.rows_from(range.begin, range.count());
   };
-  Exchange exchange(world_, operation, timeout_);
+  Exchange exchange(world_, operation, timeout_, silent_);
   for (int distance = 1; distance < slices() && all.cols > 0; ++distance) {
     const int from = (slice_ - distance + slices()) % slices();
     if (const Mat theirs = rows_of(from); theirs.rows > 0)
@@ -98,7 +104,7 @@ Result<void> SliceGroup::scatter_sum(ConstMat partial, Mat mine, std::string_vie
     return staging_.span().subspan(place * static_cast<std::size_t>(count),
                                    static_cast<std::size_t>(count));
   };
-  Exchange exchange(world_, operation, timeout_);
+  Exchange exchange(world_, operation, timeout_, silent_);
   for (int distance = 1; distance < slices() && count > 0; ++distance) {
     const int from = (slice_ - distance + slices()) % slices();
     exchange.receive(rank_of(from), {std::as_writable_bytes(theirs(from))});
@@ -131,7 +137,7 @@ Result<void> SliceGroup::gather(std::span<const std::byte> in, std::span<std::by
   auto row = [&](int slice) {
     return out.subspan(in.size() * static_cast<std::size_t>(slice), in.size());
   };
-  Exchange exchange(world_, operation, timeout_);
+  Exchange exchange(world_, operation, timeout_, silent_);
   for (int distance = 1; distance < slices(); ++distance) {
     const int from = (slice_ - distance + slices()) % slices();
     exchange.receive(rank_of(from), {row(from)});

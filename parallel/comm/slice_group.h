@@ -34,9 +34,16 @@ class SliceGroup {
   SliceGroup(World& world, std::vector<int> world_ranks, Nanoseconds timeout,
              device::Arithmetic& arithmetic = device::host_arithmetic());
 
+  /// While silent, calls do all but exchange messages: what other slices would have sent is
+  /// whatever lies there. For a rehearsal, in which every slice works alone.
+  void set_silent(bool silent) { silent_ = silent; }
+
   int slices() const { return static_cast<int>(world_ranks_.size()); }
   int slice() const { return slice_; }
   RowRange rows(std::int64_t total) const { return rows_of_slice(total, slice_, slices()); }
+
+  /// Memory of the device taken so far.
+  std::int64_t staging_bytes() const { return staging_.size_bytes(); }
 
   /// Every slice's own rows of an activation into all rows, everywhere. `mine` may lie inside
   /// `all`, in its place. Types and widths equal; strides free; a slice may have no rows.
@@ -57,6 +64,7 @@ class SliceGroup {
   std::vector<int> world_ranks_;
   int slice_ = 0;
   Nanoseconds timeout_;
+  bool silent_ = false;
   device::Array<float> staging_;  // peers' partial rows; as large as was ever needed
 };
 

@@ -38,19 +38,53 @@ bool StagedWorld::hidden(const AnyPieces& pieces) const {
   });
 }
 
-std::size_t StagedWorld::take_staging(std::int64_t bytes) {
-  // The smallest that is large enough; else a new one.
+void StagedWorld::expect(std::span<const Expected> messages) {
+  EW_CHECK(staged_.empty(), "{} messages are under way", staged_.size());
+  stream_.synchronize();
+  std::vector<Staging> before = std::exchange(stagings_, {});
+  std::vector<Expected> missing;
+  for (const Expected& one : messages)
+    for (std::int64_t number = 0; number < one.count && one.bytes > 0; ++number) {
+      const auto same = std::ranges::find_if(before, [&](const Staging& staging) {
+        return staging.channel == one.channel && staging.direction == one.direction &&
+               staging.memory.size_bytes() == one.bytes;
+      });
+      if (same == before.end()) {
+        missing.push_back(one);
+        continue;
+      }
+      stagings_.push_back(std::move(*same));
+      before.erase(same);
+    }
+  before.clear();  // both at once might not fit
+  for (const Expected& one : missing) add_staging(one.channel, one.direction, one.bytes);
+}
+
+void StagedWorld::add_staging(Channel channel, Direction direction, std::int64_t bytes) {
+  stagings_.push_back({.channel = channel,
+                       .direction = direction,
+                       .memory = device::Buffer(stream_.device(), bytes, device::Space::host)});
+}
+
+// Of the smallest that are large enough, one that nothing is copied from or to any more. Never a
+// larger one instead: a message that was expected must find its own.
+std::size_t StagedWorld::take_staging(const Work::State& message) {
   std::size_t best = stagings_.size();
+  bool free = false;
   for (std::size_t index = 0; index < stagings_.size(); ++index) {
     const Staging& staging = stagings_[index];
-    if (staging.taken || staging.memory.size_bytes() < bytes || !stream_.reached(staging.free_at))
+    const std::int64_t size = staging.memory.size_bytes();
+    if (staging.taken || staging.channel != message.channel ||
+        staging.direction != message.direction || size < message.bytes)
       continue;
-    if (best == stagings_.size() ||
-        staging.memory.size_bytes() < stagings_[best].memory.size_bytes())
-      best = index;
+    const bool first = best == stagings_.size() || size < stagings_[best].memory.size_bytes();
+    if (!first && (free || size > stagings_[best].memory.size_bytes())) continue;
+    best = index;
+    free = stream_.reached(staging.free_at);
   }
-  if (best == stagings_.size())
-    stagings_.push_back({.memory = device::Buffer(stream_.device(), bytes, device::Space::host)});
+  if (best == stagings_.size()) add_staging(message.channel, message.direction, message.bytes);
+  // The device's work ends by itself (above).
+  while (!stream_.reached(stagings_[best].free_at)) inner_.clock().sleep(kLook);
   stagings_[best].taken = true;
   return best;
 }
@@ -74,7 +108,7 @@ Work StagedWorld::send(int to, Channel channel, ConstPieces pieces) {
   });
   if (!behind && !hidden(pieces)) return inner_.send(to, channel, std::move(pieces));
   Staged staged{.outer = make_send(to, channel, generation(), std::move(pieces))};
-  staged.staging = take_staging(staged.outer->bytes);
+  staged.staging = take_staging(*staged.outer);
   const std::span<std::byte> staging = bytes_of(staged);
   for_pieces(staged.outer->sources, [&](std::int64_t begin, std::span<const std::byte> piece) {
     stream_.copy(staging.data() + begin, piece.data(), std::ssize(piece));
@@ -91,7 +125,7 @@ Work StagedWorld::receive(int from, Channel channel, Pieces pieces) {
   if (!hidden(pieces)) return inner_.receive(from, channel, std::move(pieces));
   Staged staged{.outer = make_receive(from, channel, generation(), std::move(pieces)),
                 .submitted = true};
-  staged.staging = take_staging(staged.outer->bytes);
+  staged.staging = take_staging(*staged.outer);
   staged.inner = inner_.receive(from, channel, {bytes_of(staged)});
   Work work(staged.outer);
   staged_.push_back(std::move(staged));

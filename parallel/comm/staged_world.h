@@ -38,6 +38,8 @@ class StagedWorld final : public World {
   void set_activity(const Activity& activity) override { inner_.set_activity(activity); }
   void publish_view(Generation generation) override { inner_.publish_view(generation); }
   void probe(Point point) override { inner_.probe(point); }
+  /// A message that was not expected allocates.
+  void expect(std::span<const Expected> messages) override;
 
   [[nodiscard]] Work send(int to, Channel channel, ConstPieces pieces) override;
   [[nodiscard]] Work receive(int from, Channel channel, Pieces pieces) override;
@@ -46,10 +48,12 @@ class StagedWorld final : public World {
   void adopt_view(Generation generation, std::span<const int> live) override;
   Result<void> close(Deadline deadline) override;
 
-  std::int64_t staging_bytes() const;
+  std::int64_t staging_bytes() const override;
 
  private:
   struct Staging {
+    Channel channel = Channel::control;
+    Direction direction = Direction::send;
     device::Buffer memory;
     bool taken = false;
     device::Mark free_at{};  // the stream's: no copy from or to it is under way then
@@ -65,7 +69,9 @@ class StagedWorld final : public World {
 
   template <typename AnyPieces>
   bool hidden(const AnyPieces& pieces) const;
-  std::size_t take_staging(std::int64_t bytes);
+  /// Waits for the stream where all that is large enough is still being copied from or to.
+  std::size_t take_staging(const Work::State& message);
+  void add_staging(Channel channel, Direction direction, std::int64_t bytes);
   std::span<std::byte> bytes_of(const Staged& staged);
   Staged* find(const Work& work);
   /// Hands sends that the stream has passed over to the inner world, in their order.

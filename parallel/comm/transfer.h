@@ -15,8 +15,6 @@
 
 namespace elaswave::comm {
 
-enum class Direction : std::uint8_t { send, receive };
-
 enum class Phase : std::uint8_t {
   pending,
   done,

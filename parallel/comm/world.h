@@ -47,6 +47,17 @@ constexpr std::string_view name(Channel channel) {
 using ConstPieces = std::vector<std::span<const std::byte>>;
 using Pieces = std::vector<std::span<std::byte>>;
 
+enum class Direction : std::uint8_t { send, receive };
+
+/// Messages of one kind that may be under way at once, from the call of send() or receive() until
+/// the work is known to be done.
+struct Expected {
+  Channel channel = Channel::control;
+  Direction direction = Direction::send;
+  std::int64_t bytes = 0;  // of the largest
+  std::int64_t count = 0;
+};
+
 /// A transfer under way. Cheap to copy; all copies name the same transfer. A default Work is done.
 class Work {
  public:
@@ -106,6 +117,13 @@ class World {
 
   /// Says what this rank does from now on. Cheap: call it for every action and phase.
   virtual void set_activity(const Activity& activity) = 0;
+
+  /// Says which messages of memory that the host cannot read will be under way, in place of what
+  /// was said before: a transport that passes them through memory of its own allocates it now and
+  /// no more later. REQUIRES: no such message is under way. Throws device::OutOfMemory.
+  virtual void expect(std::span<const Expected> messages) { (void)messages; }
+  /// That memory, bytes.
+  virtual std::int64_t staging_bytes() const { return 0; }
 
   /// Starts sending the concatenation of `pieces`. The memory must stay unchanged until the work is
   /// done or the step was aborted. Done means handed to the transport: it proves nothing about the

@@ -62,6 +62,17 @@ Result<int> cuda_device_count() {
   return count;
 }
 
+Result<CudaIdentity> cuda_device_identity(int index) {
+  cudaDeviceProp properties{};
+  if (const cudaError_t status = cudaGetDeviceProperties(&properties, index); status != cudaSuccess)
+    return fail(no_device(fmt::format("no GPU {}", index), cudaGetErrorString(status),
+                          "choose another, or set CUDA_VISIBLE_DEVICES"));
+  CudaIdentity identity{.total_bytes = static_cast<std::int64_t>(properties.totalGlobalMem)};
+  for (const char byte : properties.uuid.bytes)
+    identity.uuid += fmt::format("{:02x}", static_cast<unsigned char>(byte));
+  return identity;
+}
+
 Result<std::unique_ptr<CudaDevice>> make_cuda_device(int index) {
   EW_ASSIGN(const int count, device_count());
   if (index < 0 || index >= count)

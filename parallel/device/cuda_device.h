@@ -74,6 +74,14 @@ class CudaDevice final : public Device {
 /// GPUs that the process sees, at least one. Code::unavailable as below.
 Result<int> cuda_device_count();
 
+/// What tells a GPU from all others, and its memory. Takes nothing of it.
+struct CudaIdentity {
+  std::string uuid;  // 32 hexadecimal digits
+  std::int64_t total_bytes = 0;
+};
+/// Code::unavailable when the driver does not say.
+Result<CudaIdentity> cuda_device_identity(int index);
+
 /// GPU `index` of those the process sees. Refuses with one line when there is no NVIDIA driver, no
 /// such GPU, or one older than compute capability 9.0, for which nothing is compiled.
 Result<std::unique_ptr<CudaDevice>> make_cuda_device(int index);

@@ -1,6 +1,7 @@
 #include "parallel/pipeline/executor.h"
 
 #include <algorithm>
+#include <map>
 
 namespace elaswave::pipeline {
 namespace {
@@ -30,6 +31,38 @@ Result<void> Executor::run(const Program& program, Step step, bool evaluate) {
   EW_CHECK(static_cast<std::int32_t>(free_.size()) == boundaries_,
            "{} of {} boundary matrices are free after a step", free_.size(), boundaries_);
   return {};
+}
+
+Result<void> Executor::rehearse(const Program& program, bool evaluate) {
+  // Of one micro-batch of each chunk, so that slots are used as in a step.
+  std::map<std::int32_t, std::int32_t> chosen;  // by chunk
+  for (const Instruction& instruction : program.instructions) {
+    const Action& action = instruction.action;
+    if (chosen.try_emplace(action.chunk, action.micro_batch).first->second != action.micro_batch)
+      continue;
+    const bool forward = action.op == Op::forward;
+    const bool last_chunk = action.chunk == parts_.plan.chunks() - 1;
+    EW_TRY(parts_.ops.run({.action = action,
+                           .input = matrix(0),
+                           .output = forward && !last_chunk ? matrix(1) : device::Mat{},
+                           .gradient = needs_gradient(action.op) ? matrix(1) : device::Mat{},
+                           .stash = instruction.stash,
+                           .keep = instruction.keep,
+                           .weight_stash = instruction.weight_stash,
+                           .evaluate = evaluate}));
+  }
+  return {};
+}
+
+std::vector<comm::Expected> Executor::messages(const Program& program) const {
+  UnderWay most = most_under_way(program);
+  // Validation on the same routes may post more ahead than a step, which alternates.
+  const auto activations = static_cast<std::int32_t>(
+      std::ranges::count(program.receives, Direction::activation, &Message::direction));
+  most.receives = std::max(most.receives, std::min(kPostAhead + 1, activations));
+  const std::int64_t bytes = parts_.shape.size_bytes();
+  return {{comm::Channel::pipeline, comm::Direction::send, bytes, most.sends},
+          {comm::Channel::pipeline, comm::Direction::receive, bytes, most.receives}};
 }
 
 void Executor::begin(const Program& program) {

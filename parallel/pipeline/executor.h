@@ -42,6 +42,13 @@ class Executor {
   /// actions are done and no send of ours is under way.
   Result<void> run(const Program& program, Step step, bool evaluate);
 
+  /// Local. Runs the first action of each kind and chunk of a program without a message, on
+  /// whatever the matrices hold, so that the stage has met every shape before a step. Errors are
+  /// the stage's.
+  Result<void> rehearse(const Program& program, bool evaluate);
+  /// That a run of the program may have under way.
+  std::vector<comm::Expected> messages(const Program& program) const;
+
   /// Of the last run().
   const RunTime& time() const { return time_; }
   std::int64_t boundary_bytes() const { return memory_.size_bytes(); }

@@ -324,6 +324,23 @@ std::vector<Program> lower_all(const Plan& plan) {
   return programs;
 }
 
+UnderWay most_under_way(const Program& program) {
+  UnderWay most;
+  std::int32_t received = 0;
+  for (const Instruction& instruction : program.instructions) {
+    most.receives = std::max(most.receives, instruction.post_until - received);
+    if (instruction.receive >= 0) ++received;
+  }
+  std::map<ReplicaKey, std::int32_t> to;
+  for (const Message& message : program.sends) {
+    std::int32_t& sends = to[{message.stage, message.replica}];
+    if (sends == kSendsInFlight) continue;
+    ++sends;
+    ++most.sends;
+  }
+  return most;
+}
+
 Plan evaluation_plan(const Plan& plan, std::int64_t count) {
   EW_CHECK(count >= 0 && count <= plan.micro_batches, "{} of {} micro-batches", count,
            plan.micro_batches);

@@ -81,6 +81,13 @@ struct Program {
 /// the replica the route names.
 Program lower(const layout::Plan& plan, std::int32_t stage, std::int32_t replica);
 
+/// Messages of a program under way at once at most: receives from their posting to the instruction
+/// that needs them, sends until they are known to be complete.
+struct UnderWay {
+  std::int32_t receives = 0, sends = 0;
+};
+UnderWay most_under_way(const Program& program);
+
 /// Forward passes alone of micro-batches [0, count), for validation. Each stage runs its chunks in
 /// groups of as many micro-batches as there are stages. Ends for every placement in which a chunk
 /// follows the one before it to the next stage, round and round or down and up again; for any other

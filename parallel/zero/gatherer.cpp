@@ -49,6 +49,26 @@ void Gatherer::start(Version version) {
   }
 }
 
+std::vector<comm::Expected> Gatherer::messages() {
+  std::vector<comm::Expected> all;
+  for (std::int32_t index = 0; index < exchange_.count(); ++index) {
+    const Unit& unit = exchange_.unit(index);
+    const auto bytes_of = [&](std::size_t member) {
+      std::int64_t bytes = 0;
+      for (const std::int64_t block : unit.owned[member])
+        bytes += std::ssize(working_.bytes(blocks_.block(block)));
+      return bytes;
+    };
+    const auto self = static_cast<std::size_t>(exchange_.self(index));
+    for (std::size_t member = 0; member < unit.members.size(); ++member) {
+      if (member == self) continue;
+      all.push_back({comm::Channel::gather, comm::Direction::receive, bytes_of(member), 1});
+      all.push_back({comm::Channel::gather, comm::Direction::send, bytes_of(self), 1});
+    }
+  }
+  return all;
+}
+
 Result<void> Gatherer::wait(std::int32_t layer) {
   for (const std::int32_t unit : units_read_[static_cast<std::size_t>(layer)]) {
     auto& receives = receives_[static_cast<std::size_t>(unit)];

@@ -30,6 +30,9 @@ class Gatherer {
   /// Waits until owned blocks are no longer being sent; then they may be updated.
   Result<void> begin_apply();
 
+  /// That one gather sends and receives, all at once.
+  std::vector<comm::Expected> messages();
+
   /// The version a layer's working weights stand at; the forward pass asserts it.
   Version version(std::int32_t layer) const { return versions_[static_cast<std::size_t>(layer)]; }
 

@@ -44,6 +44,29 @@ Reducer::Reducer(comm::World& world, const ExchangeMap& exchange, const layout::
   }
 }
 
+// Sends wait for the next step, so that all are under way at once. Of receives there are never more
+// than fit into the buffers.
+std::vector<comm::Expected> Reducer::messages() {
+  std::vector<comm::Expected> all;
+  std::int64_t largest = 0;
+  for (std::int32_t index = 0; index < exchange_.count(); ++index) {
+    const Unit& unit = exchange_.unit(index);
+    largest = std::max(largest, owned_bytes(index));
+    for (std::size_t member = 0; member < unit.members.size(); ++member) {
+      if (unit.members[member] == exchange_.world_rank()) continue;
+      std::int64_t bytes = 0;
+      for (const std::int64_t block : unit.owned[member])
+        bytes += std::ssize(sums_.bytes(blocks_.block(block)));
+      all.push_back({comm::Channel::reduce, comm::Direction::send, bytes, 1});
+    }
+  }
+  const auto senders =
+      std::ranges::count_if(peers_, [](const Peer& peer) { return !peer.units.empty(); });
+  all.push_back({comm::Channel::reduce, comm::Direction::receive, largest,
+                 senders * static_cast<std::int64_t>(kWindowUnits)});
+  return all;
+}
+
 std::int64_t Reducer::owned_bytes(std::int32_t unit) {
   std::int64_t bytes = 0;
   for (const std::int64_t block :

@@ -28,6 +28,8 @@ class Reducer {
           GradSums& sums, Nanoseconds timeout);
 
   std::int64_t buffer_bytes() const;
+  /// That a step sends and receives.
+  std::vector<comm::Expected> messages();
 
   /// Waits until the sums of the last step are no longer being sent; then they may be overwritten.
   Result<void> begin_step();

@@ -35,9 +35,10 @@ class DeviceTraining : public ::testing::Test {
   }
   /// On `device`, with no rank in error.
   static SimulatedRun train(const app::Config& config, int ranks, app::MakeRankDevice device,
-                            FileSystem* files = nullptr) {
-    SimulatedRun run =
-        train_simulated(config, {.ranks = ranks, .make_device = device, .files = files});
+                            FileSystem* files = nullptr,
+                            const std::function<ProbeHook(int world_rank)>& probe = {}) {
+    SimulatedRun run = train_simulated(
+        config, {.ranks = ranks, .make_device = device, .files = files, .probe = probe});
     for (const auto& error : run.errors) EXPECT_FALSE(error) << error->text();
     return run;
   }

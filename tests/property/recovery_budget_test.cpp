@@ -36,6 +36,17 @@ TEST(Budgets, AreSharesAmongThoseWhoLive) {
   EXPECT_THAT(plan::budgets({}, Ranks{1, 2}), ElementsAre(none, none, none));
 }
 
+TEST(Budgets, GpusAreSharedApart) {
+  plan::RankLimits limits(3, {.host_bytes = 900, .gpu = 1, .gpu_bytes = 20'000});
+  limits[2].gpu = 2;
+  limits[2].own_gpu_bytes = 70;
+  const double none = std::numeric_limits<double>::infinity();
+  const double counted = 20'000 * (1 - plan::kUncountedShare);
+  EXPECT_THAT(plan::gpu_budgets(limits, Ranks{0, 1, 2}), ElementsAre(counted / 2, counted / 2, 70));
+  EXPECT_THAT(plan::gpu_budgets(limits, Ranks{1}), ElementsAre(none, counted));
+  EXPECT_THAT(plan::gpu_budgets(plan::RankLimits(1), Ranks{0}), ElementsAre(none));
+}
+
 struct World {
   World(const spec::ModelConfig& model, const plan::HealthyRequest& request)
       : config(model),
@@ -86,6 +97,32 @@ struct World {
     return bytes;
   }
 };
+
+TEST(Shortage, IsOfTheHostOrOfTheGpu) {
+  const World world(spec::find_preset("tiny").value(), {.world_size = 2, .micro_batches = 4});
+  const Plan plan = plan::healthy_plan(world.blocks, world.wish).value();
+  spec::MemoryModel model = world.model();
+  const double shared = plan::worst_of(plan::predict_memory(model, plan)).table.total();
+  model.device = spec::DeviceMemory::own;
+  const auto most = [&](spec::Side side) {
+    return plan::worst_of(plan::predict_memory(model, plan, {}, side), side).table.total(side);
+  };
+  const double host = most(spec::Side::host), gpu = most(spec::Side::device);
+  EXPECT_GT(host + gpu, shared) << "copies of state, workspaces and staging";
+  const auto shortage = [&](double of_host, double of_gpu) {
+    return plan::find_shortage(model, plan, {of_host, of_host}, {of_gpu, of_gpu});
+  };
+  EXPECT_FALSE(shortage(host, gpu));
+  const auto small_gpu = shortage(host, gpu - 2);
+  ASSERT_TRUE(small_gpu);
+  EXPECT_EQ(small_gpu->side, spec::Side::device);
+  EXPECT_EQ(small_gpu->beyond(), 2);
+  const auto small_host = shortage(host - 3, gpu);
+  ASSERT_TRUE(small_host);
+  EXPECT_EQ(small_host->side, spec::Side::host);
+  EXPECT_EQ(shortage(host - 3, gpu - 5)->side, spec::Side::device) << "further beyond";
+  EXPECT_FALSE(plan::find_shortage(model, plan, {host, host})) << "no limit of a GPU";
+}
 
 plan::RankLimits all_the_same(std::int32_t ranks, double bytes) {
   return plan::RankLimits(static_cast<std::size_t>(ranks),

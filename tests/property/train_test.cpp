@@ -209,6 +209,38 @@ TEST_F(TrainTest, ARunThatDoesNotFitIsRefused) {
   EXPECT_EQ(refusal({{.host_bytes = use / 2, .own_bytes = use}, {.host = 1}}), "");
 }
 
+TEST_F(TrainTest, ARunThatDoesNotFitOnAGpuIsRefused) {
+  config_.device.kind = "cuda";
+  app::RunSpec spec = app::resolve(config_).value();
+  const layout::Plan plan = app::healthy_plan(spec, 2, Generation{0}).value().plan;
+  const spec::MemoryTable worst = app::worst_memory(spec, plan);
+  const auto gpu = static_cast<std::int64_t>(worst.total(spec::Side::device));
+  const auto refusal = [&](const plan::RankLimits& limits) {
+    spec.elastic.limits = limits;
+    const auto checked = app::check_memory(spec, plan);
+    return checked ? std::string() : checked.error().text();
+  };
+  EXPECT_EQ(refusal({{.own_gpu_bytes = gpu}, {.own_gpu_bytes = gpu}}), "");
+  const std::string own = refusal({{}, {.own_gpu_bytes = gpu / 2}});
+  EXPECT_THAT(own, HasSubstr("the GPU's memory"));
+  EXPECT_THAT(own, HasSubstr("rank 1 of 2"));
+  EXPECT_THAT(own, HasSubstr("device.gpu_memory_mib is"));
+  EXPECT_THAT(own, HasSubstr("--gpu_memory="));
+  // Of one GPU each has a half.
+  EXPECT_THAT(refusal({{.gpu_bytes = gpu}, {.gpu_bytes = gpu}}),
+              HasSubstr("its share of its GPU is"));
+  EXPECT_EQ(refusal({{.gpu = 0, .gpu_bytes = 2 * gpu}, {.gpu = 1, .gpu_bytes = 2 * gpu}}), "");
+  EXPECT_THAT(refusal({{}, {.own_bytes = 1000}}), HasSubstr("device.memory_mib is"));
+
+  const Error refused = app::memory_refused(spec, plan, 1, "no room for 7 bytes");
+  EXPECT_EQ(exit_code(refused.code), 4);
+  for (const char* part : {"no room for 7 bytes", "rank 1", "of its GPU (weights", "state copy",
+                           "of its host (optimizer", "staging", "mostly"})
+    EXPECT_THAT(refused.text(), HasSubstr(part));
+  spec.elastic.limits = {{.gpu_bytes = gpu}, {.gpu_bytes = gpu}};
+  EXPECT_THAT(app::memory_refused(spec, plan, 1, "").text(), HasSubstr("2 ranks share the GPU"));
+}
+
 TEST(MemoryDifferences, AreToldWhereTheyMatter) {
   constexpr double kMib = 1 << 20;
   spec::MemoryTable planned, measured;

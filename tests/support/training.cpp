@@ -7,6 +7,8 @@
 #include <fstream>
 #include <stdexcept>
 
+#include "app/layout.h"
+#include "app/memory.h"
 #include "app/start.h"
 #include "parallel/comm/staged_world.h"
 
@@ -94,8 +96,10 @@ app::CheckpointSetup checkpoint_setup(const app::Config& config, FileSystem& fil
           .facts = {{"tokenizer", ""}}};
 }
 
-Result<RankRun> train_rank(const app::Config& config, const RankOptions& options,
-                           comm::World& bare_world) {
+namespace {
+
+Result<RankRun> train_on_device(const app::Config& config, const RankOptions& options,
+                                comm::World& bare_world) {
   EW_ASSIGN(app::RunSpec spec, app::resolve(config));
   spec.elastic.domains = options.domains;
   spec.elastic.limits = options.limits;
@@ -146,11 +150,30 @@ Result<RankRun> train_rank(const app::Config& config, const RankOptions& options
   return run;
 }
 
+}  // namespace
+
+// As app/local_setup.h has it; the run itself tells of a device that is lost later.
+Result<RankRun> train_rank(const app::Config& config, const RankOptions& options,
+                           comm::World& world) {
+  try {
+    return train_on_device(config, options, world);
+  } catch (const device::DeviceLost& lost) {
+    Error error = app::device_lost(lost);
+    error.where = "at start";
+    return fail(std::move(error));
+  } catch (const device::OutOfMemory& full) {
+    EW_ASSIGN(const app::RunSpec spec, app::resolve(config));
+    EW_ASSIGN(const auto plan, app::healthy_plan(spec, world.size(), world.generation()));
+    return fail(app::memory_refused(spec, plan.plan, world.world_rank(), full.what()));
+  }
+}
+
 SimulatedRun train_simulated(const app::Config& config, const SimulatedWorld& options) {
   SimulatedRun run;
   run.errors.resize(static_cast<std::size_t>(options.ranks));
-  const auto report =
-      comm::simulate({.ranks = options.ranks, .seed = options.seed}, [&](comm::World& world) {
+  const auto report = comm::simulate(
+      {.ranks = options.ranks, .seed = options.seed, .probe = options.probe},
+      [&](comm::World& world) {
         FileSystem* const files = world.world_rank() > 0 && options.other_files != nullptr
                                       ? options.other_files
                                       : options.files;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -54,6 +55,7 @@ struct SimulatedWorld {
   const layout::Plan* plan = nullptr;  // null: the healthy one
   bool (*stop)() = nullptr;            // asked by rank `stop_rank` alone
   int stop_rank = 0;
+  std::function<ProbeHook(int world_rank)> probe;  // as SimulationOptions'
 };
 
 /// Where checkpoints of test runs go.

@@ -49,6 +49,8 @@ class WatchedWorld final : public comm::World {
   std::span<const int> live() const override { return inner_.live(); }
   Clock& clock() override { return inner_.clock(); }
   FlightRecorder& recorder() override { return inner_.recorder(); }
+  void expect(std::span<const comm::Expected> messages) override { inner_.expect(messages); }
+  std::int64_t staging_bytes() const override { return inner_.staging_bytes(); }
   void set_activity(const comm::Activity& activity) override { inner_.set_activity(activity); }
   comm::Work send(int to, comm::Channel channel, comm::ConstPieces pieces) override {
     return inner_.send(to, channel, std::move(pieces));

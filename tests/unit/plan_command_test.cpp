@@ -115,6 +115,31 @@ TEST(PlanCommand, WhatDoesNotFitEndsWithCodeFour) {
   EXPECT_THAT(all.error, HasSubstr("no layout fits into memory"));
 }
 
+TEST(PlanCommand, AGpuHasLimitsOfItsOwn) {
+  const std::vector<std::string> words = {"--ranks=4", "--parallel.pp=2", "--device.kind=cuda"};
+  const auto with = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), words.begin(), words.end());
+    return run_tiny(std::move(more));
+  };
+  const Outcome free = with({});
+  EXPECT_EQ(free.code, 0) << free.error;
+  for (const char* row : {"state copy", "workspaces", "on the GPU", "staging", "on the host"})
+    EXPECT_THAT(free.out, HasSubstr(row));
+  EXPECT_THAT(run_tiny({"--ranks=4"}).out, ::testing::Not(HasSubstr("staging")));
+  const Outcome tight = with({"--gpu_memory=1MiB", "--memory=1GiB"});
+  EXPECT_EQ(tight.code, 4);
+  EXPECT_THAT(tight.out, HasSubstr("of 1.0 MiB of the GPU are used"));
+  EXPECT_THAT(tight.error, HasSubstr("the GPU's memory"));
+  EXPECT_EQ(with({"--device.gpu_memory_mib=1"}).error, tight.error);
+  EXPECT_EQ(with({"--device.gpu_memory_mib=1", "--gpu_memory=1GiB"}).code, 0);
+  EXPECT_THAT(with({"--memory=1MiB"}).error, HasSubstr("the host's memory"));
+  const Outcome none =
+      run_tiny({"--ranks=4", "--device.kind=cuda", "--sweep", "--gpu_memory=1MiB"});
+  EXPECT_EQ(none.code, 4);
+  EXPECT_THAT(none.error, HasSubstr("the limit is 1.0 MiB of a GPU"));
+  EXPECT_EQ(run_tiny({"--ranks=4", "--device.kind=cuda", "--sweep", "--memory=1MiB"}).code, 4);
+}
+
 TEST(PlanCommand, ASweepThatCannotTryAnythingSaysWhy) {
   const Outcome many = run_tiny({"--ranks=4", "--train.micro_batch=1", "--numerics.mode=fast",
                                  "--train.global_batch=1000000000", "--sweep"});

@@ -45,14 +45,22 @@ void reset(const Options& options = {});
 
 /// Call `number` of the runtime from now (1: the next) does nothing but return `error`.
 void fail_call(std::uint64_t number, cudaError_t error);
+/// Call `number` of the runtime from now finds the context poisoned: it and every later one returns
+/// `error`.
+void poison_at_call(std::uint64_t number, cudaError_t error = cudaErrorLaunchFailure);
 /// The next allocation on the device finds no room.
 void fail_next_allocation();
+/// No allocation from now on finds room, on the device or page-locked, until reset().
+void refuse_allocations();
 /// Kernel `number` to run from now (1: the next) poisons the context: its stream stops there and
 /// every later call returns `error`.
 void poison_at_kernel(std::uint64_t number, cudaError_t error = cudaErrorIllegalAddress);
 
 /// Of the device and page-locked; 0 when all has been given back.
 std::size_t live_allocations();
+/// Of live allocations.
+std::size_t device_bytes();
+std::size_t pinned_bytes();
 /// Streams and events not destroyed.
 std::size_t live_handles();
 /// Work issued and not yet run.

@@ -64,8 +64,8 @@ void Machine::reset(const Options& options) {
   random(1);  // seeds that differ little must differ at once
   kernels_run_ = 0;
   poison_ = last_error_ = failure_ = cudaSuccess;
-  failing_call_ = poisoning_kernel_ = 0;
-  full_ = false;
+  failing_call_ = poisoning_call_ = poisoning_kernel_ = 0;
+  full_ = refuses_ = false;
 }
 
 std::uint64_t Machine::random(std::uint64_t below) {
@@ -78,6 +78,7 @@ std::uint64_t Machine::random(std::uint64_t below) {
 }
 
 cudaError_t Machine::begin_call() {
+  if (poisoning_call_ != 0 && --poisoning_call_ == 0) poison_ = planted_poison_;
   if (poison_ != cudaSuccess) return poison_;
   return failing_call_ != 0 && --failing_call_ == 0 ? failure_ : cudaSuccess;
 }
@@ -96,6 +97,11 @@ cudaError_t Machine::take_last_error() {
 void Machine::plant_failure(std::uint64_t call, cudaError_t error) {
   failing_call_ = call;
   failure_ = error;
+}
+
+void Machine::plant_poison_at_call(std::uint64_t call, cudaError_t error) {
+  poisoning_call_ = call;
+  planted_poison_ = error;
 }
 
 void Machine::plant_poison(std::uint64_t kernel, cudaError_t error) {

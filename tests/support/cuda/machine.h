@@ -57,8 +57,11 @@ class Machine {
   cudaError_t take_last_error();
   void plant_failure(std::uint64_t call, cudaError_t error);
   void plant_poison(std::uint64_t kernel, cudaError_t error);
+  void plant_poison_at_call(std::uint64_t call, cudaError_t error);
   void plant_full() { full_ = true; }
-  bool take_full() { return std::exchange(full_, false); }
+  bool take_full() { return std::exchange(full_, false) || refuses_; }
+  void refuse() { refuses_ = true; }
+  bool refuses() const { return refuses_; }
 
   cudaStream_t add_stream();
   bool remove_stream(cudaStream_t stream);
@@ -100,9 +103,11 @@ class Machine {
   cudaError_t last_error_ = cudaSuccess;
   std::uint64_t failing_call_ = 0;  // 0: none is planted
   cudaError_t failure_ = cudaSuccess;
+  std::uint64_t poisoning_call_ = 0;
   std::uint64_t poisoning_kernel_ = 0;
   cudaError_t planted_poison_ = cudaSuccess;
   bool full_ = false;
+  bool refuses_ = false;
 };
 
 }  // namespace elaswave::emulator

@@ -42,8 +42,8 @@ std::byte* DeviceMemory::allocate(Place place, std::size_t bytes) {
   made.begin = made.pages + made.page_bytes - round_up(bytes, kAlignment);
   protect(made, PROT_READ | PROT_WRITE);
   std::memset(made.pages, kPattern, made.page_bytes);
+  (place == Place::device ? used_bytes_ : pinned_bytes_) += bytes;
   if (place == Place::device) {
-    used_bytes_ += bytes;
     if (!is_open()) protect(made, PROT_NONE);
   }
   live_.emplace(made.begin, made);
@@ -67,7 +67,7 @@ bool DeviceMemory::release(Place place, void* at) {
   check_slack(allocation);
   protect(allocation, PROT_NONE);
   madvise(allocation.pages, allocation.page_bytes, MADV_DONTNEED);
-  if (place == Place::device) used_bytes_ -= allocation.bytes;
+  (place == Place::device ? used_bytes_ : pinned_bytes_) -= allocation.bytes;
   live_.erase(found);
   return true;
 }

@@ -38,6 +38,7 @@ class DeviceMemory {
   bool is_open() const { return open_ > 0; }
 
   std::size_t used_bytes() const { return used_bytes_; }
+  std::size_t pinned_bytes() const { return pinned_bytes_; }
   std::size_t live() const { return live_.size(); }
 
  private:
@@ -48,6 +49,7 @@ class DeviceMemory {
   std::size_t next_ = 0;                         // offset of what was never used
   std::map<const std::byte*, Allocation> live_;  // by `begin`
   std::size_t used_bytes_ = 0;                   // of the device
+  std::size_t pinned_bytes_ = 0;
   int open_ = 0;
 };
 

@@ -128,6 +128,7 @@ cudaError_t cudaMalloc(void** memory, std::size_t bytes) {
 
 cudaError_t cudaHostAlloc(void** memory, std::size_t bytes, unsigned) {
   return call([&](Machine& machine) {
+    if (machine.refuses()) return cudaErrorMemoryAllocation;
     *memory = machine.memory().allocate(Place::pinned, bytes);
     return cudaSuccess;
   });
