@@ -40,7 +40,7 @@ Engine::Engine(EngineParts parts, std::unique_ptr<Engine> before)
       owned_(parts_.blocks, parts_.shard, parts_.machine.stream.device()),
       parameters_(parts_.inventory, stores_->working, place_.slice),
       gradients_(parts_.inventory, stores_->sums, parts_.spec.micro_batches,
-                 parts_.spec.tokens_per_micro_batch(), place_.slice),
+                 parts_.spec.head_addends(), place_.slice),
       backups_(parts_.world, parts_.shard, followers_of(parts_), parts_.spec.timeout) {
   before.reset();  // its activations make room for ours
   runner_ = make_runner();
@@ -214,7 +214,7 @@ void Engine::add_device_memory(spec::MemoryTable& use) const {
       static_cast<double>(parts_.world.staging_bytes() + kept.host_bytes + gradients_.flag_bytes());
   if (!runner_) return;
   use[workspaces] += static_cast<double>(runner_->id_bytes());
-  use[staging] += static_cast<double>(runner_->loss_bytes());
+  use[staging] += static_cast<double>(runner_->host_bytes());
   use[slice_sums] += static_cast<double>(runner_->slice_sum_bytes());
 }
 

@@ -66,7 +66,7 @@ spec::MemoryModel memory_model(const RunSpec& spec, const spec::Inventory& inven
           .sums = sum_width(spec),
           .recompute = recompute,
           .checkpoints = checkpoint_image(spec),
-          .loss_chunk_tokens = kernels::kLossChunkTokens,
+          .loss_chunk_tokens = spec.loss_chunk_tokens,
           .device = spec.device_memory};
 }
 

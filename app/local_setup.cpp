@@ -69,9 +69,9 @@ Result<void> build(const Settings& settings, comm::World& world, bool (*stop)(),
   }
   lap("data");
   // Before the trainer takes its memory: the fingerprint needs some of its own for a moment.
-  EW_ASSIGN(
-      const std::uint64_t fingerprint,
-      gpt::fingerprint(machine, setup.spec.model, setup.spec.micro_batch, setup.spec.storage));
+  EW_ASSIGN(const std::uint64_t fingerprint,
+            gpt::fingerprint(machine, setup.spec.model, setup.spec.micro_batch, setup.spec.storage,
+                             setup.spec.loss_chunk_tokens));
   lap("fingerprint");
   if (!setup.spec.checkpoint.directory.empty()) {
     const CheckpointSpec& spec = setup.spec.checkpoint;

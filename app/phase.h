@@ -1,17 +1,17 @@
 // What a rank does between actions: entered in the flight recorder, named in hang reports.
 #pragma once
 
-#include <string_view>
-
 #include "io/base/flight_recorder.h"
 #include "parallel/comm/world.h"
+#include "parallel/device/named_range.h"
 
 namespace elaswave::app {
 
 class Phase {
  public:
-  Phase(comm::World& world, Step step, FlightPhase phase, std::string_view name)
+  Phase(comm::World& world, Step step, FlightPhase phase, const char* name)
       : world_(world),
+        range_(name, raw(step)),
         handle_(world.recorder().compute.start({.begin = world.clock().now(),
                                                 .step = step,
                                                 .kind = FlightKind::phase,
@@ -24,6 +24,7 @@ class Phase {
 
  private:
   comm::World& world_;
+  device::NamedRange range_;
   std::uint64_t handle_;
 };
 

@@ -41,7 +41,7 @@ plan::SweepRequest sweep_request(const RunSpec& spec, std::int64_t world_size,
           .memory_limit = limits.host,
           .gpu_limit = limits.gpu,
           .profile = profile,
-          .loss_chunk_tokens = kernels::kLossChunkTokens,
+          .loss_chunk_tokens = spec.loss_chunk_tokens,
           .device = spec.device_memory};
 }
 

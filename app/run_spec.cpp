@@ -36,6 +36,10 @@ layers::Recompute resolve_recompute(const std::string& name) {
   return layers::Recompute::none;
 }
 
+std::int64_t resolve_loss_chunk(const std::string& device_kind) {
+  return device_kind == "cuda" ? kernels::kCudaLossChunkTokens : kernels::kCpuLossChunkTokens;
+}
+
 optim::AdamWConfig resolve_adamw(const Config::Train& train) {
   return {.lr = {.schedule = lr_schedule(train.lr_schedule),
                  .peak = train.lr,
@@ -52,8 +56,8 @@ optim::AdamWConfig resolve_adamw(const Config::Train& train) {
 
 Result<void> check_exact_sums(const RunSpec& spec, double epsilon) {
   // The tied embedding has most addends, unless every slice adds to a replicated tensor.
-  const std::int64_t contributions = std::max<std::int64_t>(
-      1 + kernels::loss_contributions(spec.tokens_per_micro_batch()), spec.layout.tensor);
+  const std::int64_t contributions =
+      std::max<std::int64_t>(1 + spec.head_addends(), spec.layout.tensor);
   const float limit = layers::addend_limit(spec.micro_batches, contributions);
   if (limit < kLeastAddendLimit)
     return fail(
@@ -113,6 +117,7 @@ Result<RunSpec> resolve(const Config& config) {
   spec.recompute = resolve_recompute(train.recompute);
   spec.storage = train.precision == "bf16" ? DType::bf16 : DType::f32;
   spec.operands = config.device.kind == "cpu" ? spec::Operands::widened : spec::Operands::stored;
+  spec.loss_chunk_tokens = resolve_loss_chunk(config.device.kind);
   EW_TRY(spec::check_tensor_degree(spec.model, config.parallel.tp));
   spec.non_finite = train.non_finite == "skip" ? NonFinite::skip : NonFinite::stop;
   spec.seed = static_cast<std::uint64_t>(train.seed);

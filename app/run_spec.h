@@ -58,6 +58,8 @@ struct RunSpec {
   NonFinite non_finite = NonFinite::stop;
   LayoutSpec layout;
   layers::Recompute recompute = layers::Recompute::none;
+  /// Rows of logits at once: by device.kind, so the numeric class tells of another.
+  std::int64_t loss_chunk_tokens = kernels::kCpuLossChunkTokens;
   std::uint64_t seed = 0;
   std::int64_t steps = 0;          // the last step
   std::int64_t stop_at = 0;        // 0: never; otherwise stop after this step as if asked
@@ -73,6 +75,10 @@ struct RunSpec {
 
   std::int64_t global_batch() const { return micro_batch * micro_batches; }
   std::int64_t tokens_per_micro_batch() const { return micro_batch * model.context; }
+  /// Addends of the head to an element of the tied embedding in a micro-batch.
+  std::int64_t head_addends() const {
+    return kernels::loss_contributions(tokens_per_micro_batch(), loss_chunk_tokens);
+  }
   std::int64_t tokens_per_step() const { return global_batch() * model.context; }
 
   /// Everything that the trained bits depend on, apart from data and numeric class: ranks compare

@@ -54,6 +54,7 @@ StageRunner::StageRunner(const RunnerParts& parts)
                                 .micro_batch = spec.micro_batch,
                                 .storage = spec.storage,
                                 .recompute = spec.recompute,
+                                .loss_chunk_tokens = spec.loss_chunk_tokens,
                                 .slice_group = slices_ ? &*slices_ : nullptr};
   stage_ = std::make_unique<gpt::Stage>(
       context, parts.inventory, parts.parameters, parts.gradients, chunks_of(parts.plan, program_),

@@ -69,7 +69,7 @@ class StageRunner {
   std::int64_t boundary_bytes() const { return executor_->boundary_bytes(); }
   std::int64_t slice_sum_bytes() const { return slices_ ? slices_->staging_bytes() : 0; }
   std::int64_t id_bytes() const { return stage_->id_bytes(); }
-  std::int64_t loss_bytes() const { return stage_->loss_bytes(); }
+  std::int64_t host_bytes() const { return stage_->host_bytes(); }
   const pipeline::Program& program() const { return program_; }
 
  private:

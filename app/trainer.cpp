@@ -191,6 +191,7 @@ void Trainer::begin_checkpoint() {
 
 Result<void> Trainer::run_step(Step step, StepObserver& observer) {
   comm::World& world = parts_.world;
+  const device::NamedRange range("step", raw(step));
   const Nanoseconds begin = world.clock().now();
   world.probe(Point::step_begin);
   computing_ = step;

@@ -40,7 +40,8 @@ std::vector<std::int32_t> random_tokens(std::int64_t count, std::int64_t vocab,
 }  // namespace
 
 Result<std::uint64_t> fingerprint(const kernels::Machine& machine, const spec::ModelConfig& config,
-                                  std::int64_t micro_batch, DType storage) {
+                                  std::int64_t micro_batch, DType storage,
+                                  std::int64_t loss_chunk_tokens) {
   spec::ModelConfig shallow = config;
   shallow.layers = 1;
   const spec::Inventory inventory(shallow, storage);
@@ -59,9 +60,15 @@ Result<std::uint64_t> fingerprint(const kernels::Machine& machine, const spec::M
   owned.load(machine.stream);
   optim::store_weights(machine, inventory, blocks, shard, owned, working);
 
-  const layers::Context context{machine.ops, machine.stream, shallow, micro_batch, storage};
+  const layers::Context context{.ops = machine.ops,
+                                .stream = machine.stream,
+                                .config = shallow,
+                                .micro_batch = micro_batch,
+                                .storage = storage,
+                                .loss_chunk_tokens = loss_chunk_tokens};
   const layers::Parameters parameters(inventory, working);
-  layers::Gradients gradients(inventory, sums, 1, context.tokens());
+  layers::Gradients gradients(inventory, sums, 1,
+                              kernels::loss_contributions(context.tokens(), loss_chunk_tokens));
   WholeModel model(context, inventory, parameters, gradients);
 
   std::vector<std::int64_t> positions(static_cast<std::size_t>(micro_batch));

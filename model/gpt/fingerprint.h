@@ -14,6 +14,7 @@ namespace elaswave::gpt {
 /// update; and digests losses, gradient sums and the updated state. The kernels and shapes of
 /// tensor-parallel slices are not among them yet.
 Result<std::uint64_t> fingerprint(const kernels::Machine& machine, const spec::ModelConfig& config,
-                                  std::int64_t micro_batch, DType storage);
+                                  std::int64_t micro_batch, DType storage,
+                                  std::int64_t loss_chunk_tokens);
 
 }  // namespace elaswave::gpt

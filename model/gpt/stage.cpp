@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "model/layers/embedding.h"
+#include "model/spec/device_memory.h"
 
 namespace elaswave::gpt {
 namespace {
@@ -68,12 +69,16 @@ Stage::Stage(const layers::Context& context, const spec::Inventory& inventory,
   EW_CHECK(context.tokens() >= context.slices(), "{} rows for {} slices", context.tokens(),
            context.slices());
   for (const StageChunk& chunk : chunks) add_chunk(chunk);
+  const layers::LayerKinds kinds = kinds_of(chunks, inventory);
+  if (kinds.embedding || kinds.head)
+    for (std::int64_t i = 0; i < (context.device().host_reads() ? 1 : spec::kTokensAhead); ++i)
+      outgoing_.push_back(
+          {.tokens = {context.device(), 2 * context.tokens(), device::Space::host}, .sent = {}});
   // For F under full recompute, and for validation of a rank that has no micro-batch to train on.
   const bool stashes = std::any_of(chunks_.begin(), chunks_.end(), [](const Chunk& chunk) {
     return chunk.blocks > 0 && !chunk.stash.memory.empty();
   });
-  if (kinds_of(chunks, inventory).blocks &&
-      (!stashes || context.recompute == layers::Recompute::full))
+  if (kinds.blocks && (!stashes || context.recompute == layers::Recompute::full))
     passing_.emplace(context, layers::BlockInput::boundary);
 }
 
@@ -141,14 +146,29 @@ Result<void> Stage::run(const Task& task) {
   return {};
 }
 
+/// The host runs ahead of the device and waits for none of its actions: what it sends leaves from
+/// memory that a stream copies without it, and stays there until it has been copied.
+Stage::Outgoing& Stage::next_outgoing() {
+  Outgoing& outgoing = outgoing_[next_outgoing_];
+  next_outgoing_ = (next_outgoing_ + 1) % outgoing_.size();
+  if (outgoing.used && !context_.stream.reached(outgoing.sent)) context_.stream.synchronize();
+  return outgoing;
+}
+
 layers::MicroBatch Stage::on_device(layers::MicroBatch batch) {
-  const auto copy = [&](std::span<const std::int32_t> from, device::Array<std::int32_t>& to) {
+  Outgoing& outgoing = next_outgoing();
+  const std::span<std::int32_t> tokens = outgoing.tokens;
+  const auto copy = [&](std::span<const std::int32_t> from, std::span<std::int32_t> by,
+                        device::Array<std::int32_t>& to) {
+    std::ranges::copy(from, by.begin());
     const auto there = to.span().first(from.size());
-    context_.stream.copy(there.data(), from.data(), static_cast<std::int64_t>(from.size_bytes()));
+    context_.stream.copy(there.data(), by.data(), static_cast<std::int64_t>(from.size_bytes()));
     return there;
   };
-  batch.ids_N = copy(batch.ids_N, ids_N_);
-  batch.targets_N = copy(batch.targets_N, targets_N_);
+  batch.ids_N = copy(batch.ids_N, tokens.first(batch.ids_N.size()), ids_N_);
+  batch.targets_N = copy(batch.targets_N, tokens.last(batch.targets_N.size()), targets_N_);
+  outgoing.sent = context_.stream.mark();
+  outgoing.used = true;
   return batch;
 }
 
@@ -158,8 +178,9 @@ void Stage::expect_losses(std::int64_t forwards) {
     losses_.emplace_back(context_.device(), scratch_.loss_N.size(), device::Space::host);
 }
 
-std::int64_t Stage::loss_bytes() const {
+std::int64_t Stage::host_bytes() const {
   std::int64_t bytes = 0;
+  for (const Outgoing& outgoing : outgoing_) bytes += outgoing.tokens.size_bytes();
   for (const device::Array<float>& losses : losses_) bytes += losses.size_bytes();
   return bytes;
 }

@@ -77,8 +77,8 @@ class Stage final : public pipeline::StageOps {
   /// As allocated.
   ActivationBytes activation_bytes() const;
   std::int64_t id_bytes() const { return ids_N_.size_bytes() + targets_N_.size_bytes(); }
-  /// Of the host.
-  std::int64_t loss_bytes() const;
+  /// Of the host: tokens and losses on their way.
+  std::int64_t host_bytes() const;
 
  private:
   /// Slots of one kind, each with the micro-batch whose data it holds.
@@ -105,6 +105,13 @@ class Stage final : public pipeline::StageOps {
 
   void add_chunk(const StageChunk& chunk);
   Chunk& find_chunk(std::int32_t number);
+  /// Ids and targets on their way to the device.
+  struct Outgoing {
+    device::Array<std::int32_t> tokens;  // of the host, both
+    device::Mark sent{};
+    bool used = false;
+  };
+  Outgoing& next_outgoing();
   layers::MicroBatch on_device(layers::MicroBatch batch);
   void keep_losses();
   Result<void> forward(const Run& run);
@@ -128,7 +135,9 @@ class Stage final : public pipeline::StageOps {
   StageHooks hooks_;
   layers::LayerScratch scratch_;
   device::Array<std::int32_t> ids_N_, targets_N_;  // of the action under way, on the device
-  std::vector<device::Array<float>> losses_;       // of the host; the first untold_ are in use
+  std::vector<Outgoing> outgoing_;                 // used in turn
+  std::size_t next_outgoing_ = 0;
+  std::vector<device::Array<float>> losses_;  // of the host; the first untold_ are in use
   std::size_t untold_ = 0;
   std::vector<Chunk> chunks_;
   std::optional<layers::BlockStash> passing_;  // none where validation borrows a stash

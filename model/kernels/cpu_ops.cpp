@@ -93,8 +93,12 @@ class CpuOps final : public Ops {
         [&](const CpuContext& cpu, const auto& a) { kernels::linear_forward(cpu, a); });
   }
   void linear_backward_input(Stream& stream, const LinearBackwardInput& args) override {
-    run(stream, args,
-        [&](const CpuContext& cpu, const auto& a) { kernels::linear_backward_input(cpu, a); });
+    run(stream, args, [&](const CpuContext& cpu, const auto& a) {
+      kernels::linear_backward_input(cpu, a);
+      if (a.gelu_x.data == nullptr) return;
+      kernels::gelu_backward(cpu, tables_.elementwise,
+                             {.x = a.gelu_x, .dy = a.dx_NC, .dx = a.dx_NC});
+    });
   }
   void linear_backward_weight(Stream& stream, const LinearBackwardWeight& args) override {
     run(stream, args,

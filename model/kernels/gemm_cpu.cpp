@@ -173,7 +173,7 @@ std::uint64_t gemm_table_hash() {
   std::uint64_t hash = kRuleVersion;
   for (const std::int64_t value :
        {kTileRows, kTileCols, kColUnit, kRowUnit, kWantedTiles, kLeastRows, kLeastCols,
-        kLeastTileFlops, kTransposeLeastRows, kSumColumns, kSumRows, kLossChunkTokens})
+        kLeastTileFlops, kTransposeLeastRows, kSumColumns, kSumRows, kCpuLossChunkTokens})
     hash = combine64(hash, static_cast<std::uint64_t>(value));
   return hash;
 }

@@ -1,15 +1,12 @@
 #include "model/kernels/gemm_cuda.h"
 
-#include <cublasLt.h>
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <bit>
-#include <limits>
 #include <map>
 
 #include "io/base/hash.h"
-#include "io/base/unique.h"
+#include "model/kernels/cuda_gemm_plan.h"
 #include "model/kernels/gemm_kernels.h"
 #include "parallel/device/cuda_device.h"
 
@@ -19,141 +16,10 @@ namespace {
 
 // Grows with every change of how an algorithm is chosen or a product is cut that the numbers in
 // Gemm::hash() do not show.
-constexpr std::uint64_t kRuleVersion = 1;
-// Neither of the two left out: INPLACE orders its additions by who comes first, OUTPUT_TYPE rounds
-// partial sums to the result's type.
-constexpr std::uint32_t kReductions =
-    CUBLASLT_REDUCTION_SCHEME_NONE | CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
-// What the widest loads of the library's kernels ask for.
-constexpr std::int64_t kAlignment = 16;
-// The library may list algorithms that do not fit before the first that does.
-constexpr int kCandidates = 8;
+constexpr std::uint64_t kRuleVersion = 2;
 // Room for a bias comes in units of this, so that one piece of scratch fits all of a model's.
 constexpr std::int64_t kBiasUnit = 256 << 10;
 constexpr std::int64_t kPieceUnit = 128;  // rows of a product that is cut
-
-void check(cublasStatus_t status, const char* call) {
-  if (status != CUBLAS_STATUS_SUCCESS)
-    throw device::DeviceLost(fmt::format("{}: {}", call, cublasLtGetStatusName(status)));
-}
-
-struct LibraryTraits {
-  using handle_type = cublasLtHandle_t;
-  static handle_type null() { return nullptr; }
-  static void release(handle_type handle) { (void)cublasLtDestroy(handle); }
-};
-struct OperationTraits {
-  using handle_type = cublasLtMatmulDesc_t;
-  static handle_type null() { return nullptr; }
-  static void release(handle_type handle) { (void)cublasLtMatmulDescDestroy(handle); }
-};
-struct LayoutTraits {
-  using handle_type = cublasLtMatrixLayout_t;
-  static handle_type null() { return nullptr; }
-  static void release(handle_type handle) { (void)cublasLtMatrixLayoutDestroy(handle); }
-};
-struct PreferenceTraits {
-  using handle_type = cublasLtMatmulPreference_t;
-  static handle_type null() { return nullptr; }
-  static void release(handle_type handle) { (void)cublasLtMatmulPreferenceDestroy(handle); }
-};
-using Layout = Unique<LayoutTraits>;
-
-template <typename T>
-void set(cublasLtMatmulDesc_t operation, cublasLtMatmulDescAttributes_t attribute, const T& value) {
-  check(cublasLtMatmulDescSetAttribute(operation, attribute, &value, sizeof(value)),
-        "cublasLtMatmulDescSetAttribute");
-}
-template <typename T>
-void set(cublasLtMatmulPreference_t preference, cublasLtMatmulPreferenceAttributes_t attribute,
-         const T& value) {
-  check(cublasLtMatmulPreferenceSetAttribute(preference, attribute, &value, sizeof(value)),
-        "cublasLtMatmulPreferenceSetAttribute");
-}
-
-cudaDataType_t library_type(DType dtype) {
-  return dtype == DType::f32 ? CUDA_R_32F : CUDA_R_16BF;
-}
-
-// The library counts by columns: to it a row-major matrix is its own transpose, and C = A B reads
-// C^T = B^T A^T. Its first operand is therefore our second.
-Layout layout_of(DType dtype, std::int64_t rows, std::int64_t cols, std::int64_t stride) {
-  cublasLtMatrixLayout_t layout = nullptr;
-  check(cublasLtMatrixLayoutCreate(&layout, library_type(dtype), static_cast<std::uint64_t>(cols),
-                                   static_cast<std::uint64_t>(rows), stride),
-        "cublasLtMatrixLayoutCreate");
-  return Layout(layout);
-}
-
-// The stride of a view of one row says nothing and may be too small for the library.
-std::int64_t leading(const ConstMat& view) {
-  return std::max(view.stride, view.cols);
-}
-
-bool aligned(const void* data) {
-  return std::bit_cast<std::uintptr_t>(data) % kAlignment == 0;
-}
-bool aligned(const ConstMat& view) {
-  return aligned(view.data) && leading(view) * size_bytes(view.dtype) % kAlignment == 0;
-}
-
-// What a plan depends on beside the shape.
-struct PlanKey {
-  ProductShape shape;
-  std::int64_t a_stride = 0, b_stride = 0, c_stride = 0;
-  bool aligned = true;  // all operands, the result and the bias
-  auto operator<=>(const PlanKey&) const = default;
-};
-
-struct Plan {
-  Unique<OperationTraits> operation;
-  Layout a, b, c;
-  cublasLtMatmulAlgo_t algorithm{};
-  bool tuned = false;
-
-  AlgorithmWords words() const {
-    static_assert(sizeof(AlgorithmWords) == sizeof(cublasLtMatmulAlgo_t));
-    return std::bit_cast<AlgorithmWords>(algorithm);
-  }
-};
-
-// The operation without its pointers. The library guesses the bias' alignment from its address, so
-// the plan gives it an address of the class instead of this call's.
-Unique<OperationTraits> operation_of(const PlanKey& key) {
-  cublasLtMatmulDesc_t created = nullptr;
-  // 32F, not FAST_TF32 and the like: f32 inputs are multiplied as f32.
-  check(cublasLtMatmulDescCreate(&created, CUBLAS_COMPUTE_32F, CUDA_R_32F),
-        "cublasLtMatmulDescCreate");
-  Unique<OperationTraits> operation(created);
-  const ProductShape& shape = key.shape;
-  set(created, CUBLASLT_MATMUL_DESC_TRANSA,
-      shape.form == ProductForm::nt ? CUBLAS_OP_T : CUBLAS_OP_N);
-  set(created, CUBLASLT_MATMUL_DESC_TRANSB,
-      shape.form == ProductForm::tn ? CUBLAS_OP_T : CUBLAS_OP_N);
-  if (shape.epilogue == Epilogue::bias) {
-    const std::int64_t alignment = key.aligned ? kAlignment : size_bytes(shape.result);
-    set(created, CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
-    set(created, CUBLASLT_MATMUL_DESC_BIAS_POINTER, static_cast<std::uintptr_t>(alignment));
-  }
-  return operation;
-}
-
-Unique<PreferenceTraits> preference_of(const PlanKey& key) {
-  cublasLtMatmulPreference_t created = nullptr;
-  check(cublasLtMatmulPreferenceCreate(&created), "cublasLtMatmulPreferenceCreate");
-  Unique<PreferenceTraits> preference(created);
-  set(created, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
-      static_cast<std::uint64_t>(Gemm::kWorkspaceBytes));
-  set(created, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, kReductions);
-  const auto alignment = [&](DType dtype) {
-    return static_cast<std::uint32_t>(key.aligned ? kAlignment : size_bytes(dtype));
-  };
-  set(created, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignment(key.shape.inputs));
-  set(created, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignment(key.shape.inputs));
-  set(created, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignment(key.shape.result));
-  set(created, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignment(key.shape.result));
-  return preference;
-}
 
 // Rows [first, first + count) of the product.
 Factors rows_of(const Factors& factors, std::int64_t first, std::int64_t count) {
@@ -174,19 +40,25 @@ class Gemm::Library {
 
   struct Call {
     const Factors& factors;
-    const void* bias = nullptr;  // of the result's type, or null
+    const void* bias = nullptr;   // of the result's type, or null
+    const ConstMat* slopes_at{};  // of the result's shape and type, or null
     std::byte* c = nullptr;
     DType c_dtype = DType::f32;
     std::int64_t c_stride = 0;
     float beta = 0;  // c = product + beta c
   };
-  void run(const Call& call, std::byte* workspace, device::CudaStream& stream) {
+  /// False where the library has no algorithm and need not have one.
+  bool run(const Call& call, std::byte* workspace, device::CudaStream& stream) {
     stream.device().select();
     const Factors& factors = call.factors;
     const PlanKey key = key_of(call);
     auto found = plans_.find(key);
-    if (found == plans_.end()) found = plans_.emplace(key, make_plan(key)).first;
+    if (found == plans_.end())
+      found = plans_.emplace(key, make_plan(handle_.get(), table_, key)).first;
     const Plan& plan = found->second;
+    if (plan.none) return false;
+    if (call.slopes_at != nullptr)
+      set(plan.operation.get(), CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, call.slopes_at->data);
     if (call.bias != nullptr)
       set(plan.operation.get(), CUBLASLT_MATMUL_DESC_BIAS_POINTER, call.bias);
     const float one = 1;
@@ -195,12 +67,14 @@ class Gemm::Library {
                        factors.a.data, plan.a.get(), &call.beta, call.c, plan.c.get(), call.c,
                        plan.c.get(), &plan.algorithm, workspace, kWorkspaceBytes, stream.handle()),
         "cublasLtMatmul");
+    return true;
   }
 
   std::uint64_t hash() const { return hash_; }
   std::vector<GemmChoice> choices() const {
     std::vector<GemmChoice> list;
-    for (const auto& [key, plan] : plans_) list.push_back({key.shape, plan.words(), plan.tuned});
+    for (const auto& [key, plan] : plans_)
+      if (!plan.none) list.push_back({key.shape, plan.words(), plan.tuned});
     return list;
   }
 
@@ -208,70 +82,25 @@ class Gemm::Library {
   static PlanKey key_of(const Call& call) {
     const Factors& factors = call.factors;
     const ConstMat c{call.c, call.c_dtype, factors.M, factors.N, call.c_stride};
-    return {
-        .shape = {factors.form, factors.M, factors.N, factors.K, factors.a.dtype, call.c_dtype,
-                  call.bias == nullptr ? Epilogue::none : Epilogue::bias},
-        .a_stride = leading(factors.a),
-        .b_stride = leading(factors.b),
-        .c_stride = leading(c),
-        .aligned = aligned(factors.a) && aligned(factors.b) && aligned(c) && aligned(call.bias)};
-  }
-
-  Plan make_plan(const PlanKey& key) const {
-    const ProductShape& shape = key.shape;
-    const bool a_transposed = shape.form == ProductForm::tn;
-    const bool b_transposed = shape.form == ProductForm::nt;
-    Plan plan;
-    plan.operation = operation_of(key);
-    plan.a = layout_of(shape.inputs, a_transposed ? shape.K : shape.M,
-                       a_transposed ? shape.M : shape.K, key.a_stride);
-    plan.b = layout_of(shape.inputs, b_transposed ? shape.N : shape.K,
-                       b_transposed ? shape.K : shape.N, key.b_stride);
-    plan.c = layout_of(shape.result, shape.M, shape.N, key.c_stride);
-    const AlgorithmWords* row = key.aligned ? table_.find(shape) : nullptr;
-    plan.tuned = row != nullptr;
-    if (row != nullptr)
-      take_tuned(shape, *row, plan);
-    else
-      take_first(key, plan);
-    return plan;
-  }
-
-  void take_tuned(const ProductShape& shape, const AlgorithmWords& row, Plan& plan) const {
-    plan.algorithm = std::bit_cast<cublasLtMatmulAlgo_t>(row);
-    cublasLtMatmulHeuristicResult_t result{};
-    const cublasStatus_t status =
-        cublasLtMatmulAlgoCheck(handle_.get(), plan.operation.get(), plan.b.get(), plan.a.get(),
-                                plan.c.get(), plan.c.get(), &plan.algorithm, &result);
-    // Going on with another algorithm would give this rank other bits than its peers.
-    EW_CHECK(status == CUBLAS_STATUS_SUCCESS && result.workspaceSize <= kWorkspaceBytes,
-             "the tuned algorithm of {} does not run here: {}, workspace {} bytes", describe(shape),
-             cublasLtGetStatusName(status), result.workspaceSize);
-  }
-
-  void take_first(const PlanKey& key, Plan& plan) const {
-    const Unique<PreferenceTraits> preference = preference_of(key);
-    std::array<cublasLtMatmulHeuristicResult_t, kCandidates> results{};
-    int count = 0;
-    check(cublasLtMatmulAlgoGetHeuristic(handle_.get(), plan.operation.get(), plan.b.get(),
-                                         plan.a.get(), plan.c.get(), plan.c.get(), preference.get(),
-                                         kCandidates, results.data(), &count),
-          "cublasLtMatmulAlgoGetHeuristic");
-    auto* const end = results.data() + count;
-    auto* const first = std::find_if(results.data(), end, [](const auto& result) {
-      return result.state == CUBLAS_STATUS_SUCCESS;
-    });
-    if (first == end)
-      throw device::DeviceLost(
-          fmt::format("cublasLtMatmulAlgoGetHeuristic: none for {}", describe(key.shape)));
-    plan.algorithm = first->algo;
+    return {.shape = {factors.form, factors.M, factors.N, factors.K, factors.a.dtype, call.c_dtype,
+                      call.slopes_at != nullptr ? Epilogue::dgelu
+                      : call.bias != nullptr    ? Epilogue::bias
+                                                : Epilogue::none},
+            .a_stride = leading(factors.a),
+            .b_stride = leading(factors.b),
+            .c_stride = leading(c),
+            .slope_stride = call.slopes_at == nullptr ? 0 : leading(*call.slopes_at),
+            .aligned = aligned(factors.a) && aligned(factors.b) && aligned(c) &&
+                       aligned(call.bias) &&
+                       (call.slopes_at == nullptr || aligned(*call.slopes_at))};
   }
 
   // The products of GPT-2 124M on 1,024 tokens stand for all: a library or driver that chooses
   // differently shows in some of them.
   std::uint64_t compute_hash(std::int64_t sink_bytes) const {
     std::uint64_t hash = combine64(kRuleVersion, table_.hash());
-    for (const std::int64_t value : {kWorkspaceBytes, sink_bytes, kPieceUnit, kSumRows, kSumLanes})
+    for (const std::int64_t value :
+         {kWorkspaceBytes, sink_bytes, kPieceUnit, kSumRows, kSumLanes, kCudaLossChunkTokens})
       hash = combine64(hash, static_cast<std::uint64_t>(value));
     constexpr std::int64_t kTokens = 1024, kHidden = 768;
     for (const DType dtype : {DType::f32, DType::bf16})
@@ -282,13 +111,18 @@ class Gemm::Library {
               ProductShape{ProductForm::nt, kTokens, kHidden, features, dtype, dtype},
               ProductShape{ProductForm::tn, kHidden, features, kTokens, dtype, DType::f32}})
           hash = hash_choice(hash, shape, dense_plan(shape).words());
-    return hash;
+    // Zeros, where there is none.
+    const ProductShape slopes{ProductForm::nt, kTokens,     4 * kHidden,    kHidden,
+                              DType::bf16,     DType::bf16, Epilogue::dgelu};
+    return hash_choice(hash, slopes, dense_plan(slopes).words());
   }
   Plan dense_plan(const ProductShape& shape) const {
-    return make_plan({.shape = shape,
+    return make_plan(handle_.get(), table_,
+                     {.shape = shape,
                       .a_stride = shape.form == ProductForm::tn ? shape.M : shape.K,
                       .b_stride = shape.form == ProductForm::nt ? shape.K : shape.N,
-                      .c_stride = shape.N});
+                      .c_stride = shape.N,
+                      .slope_stride = shape.epilogue == Epilogue::dgelu ? shape.N : 0});
   }
 
   Unique<LibraryTraits> handle_;
@@ -349,6 +183,21 @@ void Gemm::multiply(const CudaContext& context, const Factors& factors, const Ma
   }
   library_->run(
       {.factors = factors, .bias = bias, .c = c.data, .c_dtype = c.dtype, .c_stride = c.stride},
+      workspace, context.stream);
+}
+
+bool Gemm::multiply_gelu_gradient(const CudaContext& context, const Factors& factors, const Mat& c,
+                                  const ConstMat& x) {
+  EW_CHECK(c.rows == factors.M && c.cols == factors.N && x.rows == c.rows && x.cols == c.cols,
+           "a {} x {} product stored as {} x {} with slopes at {} x {}", factors.M, factors.N,
+           c.rows, c.cols, x.rows, x.cols);
+  const std::initializer_list<ConstMat> all = {factors.a, factors.b, c, x};
+  if (!std::ranges::all_of(
+          all, [](const ConstMat& view) { return view.dtype == DType::bf16 && aligned(view); }))
+    return false;
+  auto* workspace = context.scratch.device<std::byte>(ScratchUse::product, kWorkspaceBytes);
+  return library_->run(
+      {.factors = factors, .slopes_at = &x, .c = c.data, .c_dtype = c.dtype, .c_stride = c.stride},
       workspace, context.stream);
 }
 

@@ -68,6 +68,13 @@ class Gemm {
   void multiply(const CudaContext& context, const Factors& factors, const Mat& c,
                 std::span<const float> bias_N = {});
 
+  /// c = gelu'(x) * product, rounded once, by the library's own epilogue; false, and nothing is
+  /// issued, where it has none: it is asked for bf16 alone, all rows at multiples of 16 bytes. A
+  /// function of what the algorithm of a product is one of. REQUIRES: c as for multiply(); x of its
+  /// shape and type.
+  bool multiply_gelu_gradient(const CudaContext& context, const Factors& factors, const Mat& c,
+                              const ConstMat& x);
+
   /// sink += product, or = where the sink says so. Exact sums: each element is rounded once. Fast
   /// sums: the library adds, and the sums are then looked through for what is not finite.
   /// REQUIRES: sink.elems == M * N.

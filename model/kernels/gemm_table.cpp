@@ -16,7 +16,7 @@ namespace elaswave::kernels {
 namespace {
 
 constexpr std::string_view kFormNames[] = {"nn", "nt", "tn"};
-constexpr std::string_view kEpilogueNames[] = {"none", "bias"};
+constexpr std::string_view kEpilogueNames[] = {"none", "bias", "dgelu"};
 constexpr std::string_view kTypeNames[] = {name(DType::f32), name(DType::bf16)};
 
 // Reads a line word by word; `good` turns false at the first word that is not as expected.

@@ -25,9 +25,9 @@ namespace elaswave::kernels {
 /// nn: A is M x K, B is K x N. nt: B is stored N x K. tn: A is stored K x M. All row-major.
 enum class ProductForm : std::uint8_t { nn, nt, tn };
 
-/// What the product does to its result before it stores it. Values stay: they enter hashes. Fused
-/// activations get theirs here once an operation of ops.h asks for one.
-enum class Epilogue : std::uint8_t { none = 0, bias = 1 };
+/// What the product does to its result before it stores it. dgelu: multiplies it with the slope of
+/// GELU at another matrix. Values stay: they enter hashes.
+enum class Epilogue : std::uint8_t { none = 0, bias = 1, dgelu = 2 };
 
 /// What the choice of an algorithm may look at.
 struct ProductShape {

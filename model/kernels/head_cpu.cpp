@@ -52,9 +52,8 @@ std::int64_t local_target(const Args& args, std::size_t token) {
 template <typename Args>
 void check_chunk(const Args& args, std::size_t stats) {
   const std::int64_t N = args.x_NC.rows;
-  EW_CHECK(N <= kLossChunkTokens && args.vocab_begin >= 0,
-           "{} tokens in a chunk of at most {}, from row {} of the vocabulary on", N,
-           kLossChunkTokens, args.vocab_begin);
+  EW_CHECK(N > 0 && args.vocab_begin >= 0, "a chunk of {} tokens, from row {} of the vocabulary on",
+           N, args.vocab_begin);
   EW_CHECK(std::ssize(args.targets_N) == N && static_cast<std::int64_t>(stats) == N,
            "{} targets and {} statistics for {} tokens", args.targets_N.size(), stats, N);
 }
@@ -64,14 +63,14 @@ void check_chunk(const Args& args, std::size_t stats) {
 void head_loss(const CpuContext& context, const HeadLoss& args) {
   const std::int64_t N = args.x_NC.rows, V = args.w_VC.rows;
   const Want want = args.dx_NC.data == nullptr ? Want::loss : Want::gradient;
-  EW_CHECK(static_cast<std::int64_t>(args.targets_N.size()) == N &&
-               static_cast<std::int64_t>(args.loss_N.size()) == N,
-           "{} targets and {} losses for {} tokens", args.targets_N.size(), args.loss_N.size(), N);
+  EW_CHECK(std::ssize(args.targets_N) == N && std::ssize(args.loss_N) == N && args.chunk_tokens > 0,
+           "{} targets and {} losses for {} tokens, {} at a time", args.targets_N.size(),
+           args.loss_N.size(), N, args.chunk_tokens);
   const std::int64_t stride = logits_stride(V);
-  float* scratch = context.workspace.shared(std::min(N, kLossChunkTokens) * stride);
+  float* scratch = context.workspace.shared(std::min(N, args.chunk_tokens) * stride);
   GradSink dw_VC = args.dw_VC;
-  for (std::int64_t first = 0; first < N; first += kLossChunkTokens) {
-    const std::int64_t tokens = std::min(kLossChunkTokens, N - first);
+  for (std::int64_t first = 0; first < N; first += args.chunk_tokens) {
+    const std::int64_t tokens = std::min(args.chunk_tokens, N - first);
     const ConstMat x_NC = args.x_NC.rows_from(first, tokens);
     const Mat logits_NV = {reinterpret_cast<std::byte*>(scratch), DType::f32, tokens, V, stride};
     gemm(context, gemm_of(Product::nt, x_NC, args.w_VC), logits_NV);

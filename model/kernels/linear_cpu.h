@@ -9,10 +9,11 @@
 namespace elaswave::kernels {
 
 void linear_forward(const CpuContext& context, const LinearForward& args);
+/// Without gelu_x: CpuOps has the activation's own routines.
 void linear_backward_input(const CpuContext& context, const LinearBackwardInput& args);
 void linear_backward_weight(const CpuContext& context, const LinearBackwardWeight& args);
 
-/// Takes kLossChunkTokens * V floats of shared workspace at most. REQUIRES: targets in [0, V).
+/// Takes the logits of one chunk of tokens of shared workspace. REQUIRES: targets in [0, V).
 void head_loss(const CpuContext& context, const HeadLoss& args);
 void head_logits(const CpuContext& context, const HeadLogits& args);
 void head_combine(const CpuContext& context, const HeadCombine& args);

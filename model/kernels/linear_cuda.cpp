@@ -8,7 +8,13 @@ void linear_forward(const CudaContext& context, Gemm& gemm, const LinearForward&
 
 void linear_backward_input(const CudaContext& context, Gemm& gemm,
                            const LinearBackwardInput& args) {
-  gemm.multiply(context, factors(ProductForm::nt, args.dy_ND, args.w_CD), args.dx_NC);
+  const Factors product = factors(ProductForm::nt, args.dy_ND, args.w_CD);
+  if (args.gelu_x.data == nullptr) {
+    gemm.multiply(context, product, args.dx_NC);
+  } else if (!gemm.multiply_gelu_gradient(context, product, args.dx_NC, args.gelu_x)) {
+    gemm.multiply(context, product, args.dx_NC);
+    gelu_backward(context, {args.gelu_x, args.dx_NC, args.dx_NC});
+  }
 }
 
 void linear_backward_weight(const CudaContext& context, Gemm& gemm,

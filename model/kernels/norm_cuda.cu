@@ -1,7 +1,6 @@
 // Layer norm over rows. A row belongs to a group of 32 to 512 threads of one block, as many as give
 // each thread at most kThreadElems of its columns: the columns of thread t are those of vectors t,
-// t
-// + group, t + 2 group, ... whether or not they are read as vectors.
+// t + group, t + 2 group, ... whether or not they are read as vectors.
 //
 // Order of sums, fixed by the shape: over C, a thread's columns ascending, then halves of warps,
 // then warps in order. dgamma and dbeta: rows of a block that one group takes, in order; groups of
@@ -72,6 +71,25 @@ __device__ float group_sum(const Place& place, float value, float* shared) {
   float sum = shared[place.group * warps];
   for (int w = 1; w < warps; ++w) sum += shared[place.group * warps + w];
   return sum;
+}
+
+/// Two sums at once, each as group_sum() has it.
+__device__ void group_sums(const Place& place, float& a, float& b, float2* shared) {
+  a = warp_reduce(a, Add{});
+  b = warp_reduce(b, Add{});
+  if (place.threads == kWarp) return;  // the same for all groups
+  const int warp = static_cast<int>(threadIdx.x) / kWarp, warps = place.threads / kWarp;
+  __syncthreads();  // nobody reads the numbers of the sums before
+  if (threadIdx.x % kWarp == 0) shared[warp] = make_float2(a, b);
+  __syncthreads();  // every warp's numbers are there
+  const float2* group = shared + place.group * warps;
+  float2 sums = group[0];
+#pragma unroll 1
+  for (int w = 1; w < warps; ++w) {
+    const float2 more = group[w];
+    sums.x += more.x, sums.y += more.y;
+  }
+  a = sums.x, b = sums.y;
 }
 
 template <typename T>
@@ -223,7 +241,7 @@ __device__ void write_partial(const BackwardCall<T>& call, const Place& place, c
 
 template <typename T>
 __global__ void __launch_bounds__(kLargestGroup) backward_kernel(BackwardCall<T> call) {
-  __shared__ float shared[kLargestGroup / kWarp], shared_n[kLargestGroup / kWarp];
+  __shared__ float2 shared[kLargestGroup / kWarp];
   const Place place(call.group);
   const std::int64_t first = std::int64_t{blockIdx.x} * call.block_rows;
   const std::int64_t end = std::min(first + call.block_rows, call.N);
@@ -234,8 +252,7 @@ __global__ void __launch_bounds__(kLargestGroup) backward_kernel(BackwardCall<T>
     const int C = row < end ? call.C : 0;  // a group without a row has no columns
     float sum_g = 0, sum_gn = 0;
     take_row(call, place, row, C, sum_g, sum_gn, dgamma, dbeta);
-    sum_g = group_sum(place, sum_g, shared);
-    sum_gn = group_sum(place, sum_gn, shared_n);
+    group_sums(place, sum_g, sum_gn, shared);
     write_row(call, place, row, C, sum_g * inverse, sum_gn * inverse);
   }
   write_partial(call, place, dgamma, dbeta);

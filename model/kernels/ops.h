@@ -1,5 +1,4 @@
-// Every operation the model needs from a device, as one seam. One implementation per backend
-// (cpu_ops.h; cuda later).
+// Every operation the model needs from a device, as one seam: cpu_ops.h, cuda_ops.h.
 //
 // Shape letters: B samples of a micro-batch, T positions, N = B*T tokens, C hidden, D features out,
 // H heads, V vocabulary. Activations and weights are row-major views of one storage type (f32 or
@@ -163,10 +162,12 @@ struct LinearForward {
   std::span<const float> b_D;
   Mat y_ND;
 };
-/// dx = dy W^T.
+/// dx = dy W^T, or with gelu_x (data != nullptr) gelu'(gelu_x) * (dy W^T), the gradient of what the
+/// activation read: as GeluBackward behind the product, or in one with fewer roundings.
 struct LinearBackwardInput {
   ConstMat dy_ND, w_CD;
   Mat dx_NC;
+  ConstMat gelu_x{};  // of dx's shape; may not alias it
 };
 /// dW = x^T dy, db = column sums of dy; db_D.elems == 0 means no bias.
 struct LinearBackwardWeight {
@@ -239,9 +240,9 @@ struct ResidualBackward {
 };
 
 /// Head and loss in one: logits = x W^T, loss_N[i] = log sum exp(logits_i) - logits_i[target_i], in
-/// nats, computed over chunks of kLossChunkTokens tokens so that no more than one chunk of f32
-/// logits ever exists. With gradients wanted (dx_NC.data != nullptr) also dx and dW of the *sum* of
-/// token losses times `scale`. Each chunk's dW is one addend: loss_contributions(N) of them.
+/// nats, over chunks of tokens: no more than one chunk of f32 logits ever exists. With gradients
+/// wanted (dx_NC.data != nullptr) also dx and dW of the *sum* of token losses times `scale`. Each
+/// chunk's dW is one addend.
 struct HeadLoss {
   ConstMat x_NC, w_VC;
   std::span<const std::int32_t> targets_N;
@@ -249,10 +250,12 @@ struct HeadLoss {
   float scale = 1;
   Mat dx_NC;
   GradSink dw_VC;  // overwrite applies to the first chunk
+  std::int64_t chunk_tokens = 0;
 };
-inline constexpr std::int64_t kLossChunkTokens = 256;
-constexpr std::int64_t loss_contributions(std::int64_t N) {
-  return ceil_div(N, kLossChunkTokens);
+/// Of a run's chunks, by backend, as its bits depend on them (README, "A chunk of the loss").
+inline constexpr std::int64_t kCpuLossChunkTokens = 256, kCudaLossChunkTokens = 8192;
+constexpr std::int64_t loss_contributions(std::int64_t N, std::int64_t chunk_tokens) {
+  return ceil_div(N, chunk_tokens);
 }
 
 /// What the logits of one token within a slice of the vocabulary, or within all of it, come to:
@@ -264,9 +267,9 @@ struct LogitStats {
   float target = 0;  // the target's logit; -infinity where another slice has it
 };
 
-/// The head on a slice of the vocabulary, one chunk of at most kLossChunkTokens tokens at a time:
-/// HeadLogits here, the statistics gathered over slices, HeadCombine everywhere, then HeadGradient
-/// here with the same logits. On all of the vocabulary the three are HeadLoss, bit by bit.
+/// The head on a slice of the vocabulary, one chunk of tokens at a time: HeadLogits here, the
+/// statistics gathered over slices, HeadCombine everywhere, then HeadGradient here with the same
+/// logits. On all of the vocabulary, with the same chunks, the three are HeadLoss, bit by bit.
 /// logits = x W^T. The caller keeps them until HeadGradient; rows logits_stride(V) apart are
 /// fastest.
 struct HeadLogits {

@@ -43,7 +43,7 @@ inline auto operands(LinearForward& a) {
   return std::tie(a.x_NC, a.w_CD, a.y_ND);
 }
 inline auto operands(LinearBackwardInput& a) {
-  return std::tie(a.dy_ND, a.w_CD, a.dx_NC);
+  return std::tie(a.dy_ND, a.w_CD, a.dx_NC, a.gelu_x);
 }
 inline auto operands(LinearBackwardWeight& a) {
   return std::tie(a.x_NC, a.dy_ND);

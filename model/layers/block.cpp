@@ -120,20 +120,25 @@ Result<void> project(const Site& at, const Projection& projection, ConstMat x, C
   return {};
 }
 
-/// Gradient of x W + b, all rows, into `dbranch_NC`; of x into `dx`.
-Result<void> project_back(const Site& at, const Projection& projection, ConstMat dout_NC,
-                          Mat dbranch_NC, Mat dx) {
-  const Mat own_NC = own_rows(at.context(), dbranch_NC);
+/// Does the gradient of a branch have to outlive that of the residual stream which it comes from?
+enum class Keep { no, yes };
+
+/// Gradient of x W + b, all rows: in `into_NC`, or `dout_NC` itself where that is the same and need
+/// not be kept.
+Result<ConstMat> branch_gradient(const Site& at, const Projection& projection, ConstMat dout_NC,
+                                 Mat into_NC, Keep keep) {
   const LayerDropout dropout = at.dropout(projection.dropout);
-  at.ops().residual_backward(at.stream(), {.dout_NC = dout_NC,
-                                           .T = at.context().config.context,
-                                           .dropout = dropout.spec(),
-                                           .dbranch_NC = own_NC,
-                                           .row_begin = at.context().rows().begin});
-  EW_TRY(gather_rows(at.context(), own_NC, dbranch_NC, "gradient of a projection"));
-  at.ops().linear_backward_input(
-      at.stream(), {.dy_ND = dbranch_NC, .w_CD = at.matrix(projection.weight), .dx_NC = dx});
-  return {};
+  ConstMat own_NC = dout_NC;
+  if (dropout.spec().rate != 0 || keep == Keep::yes) {
+    const Mat masked_NC = own_rows(at.context(), into_NC);
+    at.ops().residual_backward(at.stream(), {.dout_NC = dout_NC,
+                                             .T = at.context().config.context,
+                                             .dropout = dropout.spec(),
+                                             .dbranch_NC = masked_NC,
+                                             .row_begin = at.context().rows().begin});
+    own_NC = masked_NC;
+  }
+  return gather_rows(at.context(), own_NC, into_NC, "gradient of a projection");
 }
 
 void projection_weights(const Site& at, const Projection& projection, ConstMat x,
@@ -147,34 +152,25 @@ void projection_weights(const Site& at, const Projection& projection, ConstMat x
                     .db_D = first_slice ? at.sink(projection.bias) : kernels::GradSink()});
 }
 
-/// dx_NC: gradient of the residual stream, behind the MLP and then before it.
-Result<void> mlp_input_gradient(const Site& at, Mat dbranch_NC, Mat dfc_N4C, Mat dx_NC) {
-  EW_TRY(project_back(at, kMlpProjection, dx_NC, dbranch_NC, dfc_N4C));
-  at.ops().gelu_backward(at.stream(),
-                         {.x = at.stash().fc_N4C.view(), .dy = dfc_N4C, .dx = dfc_N4C});
-  const Mat dln_NC = at.scratch().norm_NC.view();
-  at.ops().linear_backward_input(at.stream(), {.dy_ND = dfc_N4C,
-                                               .w_CD = at.matrix(BlockTensor::c_fc_weight),
-                                               .dx_NC = term_of_sum(at.call, dln_NC)});
-  EW_ASSIGN(const Mat own_NC, sum_rows(at.call, dln_NC, "gradient of a norm"));
-  norm_backward(at, second_norm(at), own_NC, dx_NC);
-  return {};
-}
-
-Result<void> mlp_weight_gradient(const Site& at, ConstMat dbranch_NC, ConstMat dfc_N4C) {
+void mlp_projection_weights(const Site& at, ConstMat dbranch_NC) {
   projection_weights(at, kMlpProjection, activated(at, Pass::backward), dbranch_NC);
-  EW_ASSIGN(const ConstMat ln2_NC, normed_rows(at, second_norm(at), Pass::backward));
-  at.ops().linear_backward_weight(at.stream(), {.x_NC = ln2_NC,
-                                                .dy_ND = dfc_N4C,
-                                                .dw_CD = at.sink(BlockTensor::c_fc_weight),
-                                                .db_D = at.sink(BlockTensor::c_fc_bias)});
-  return {};
+}
+void attention_projection_weights(const Site& at, ConstMat dbranch_NC) {
+  projection_weights(at, kAttentionProjection, at.stash().attention_NC.view(), dbranch_NC);
 }
 
-Result<void> attention_input_gradient(const Site& at, Mat dbranch_NC, Mat dqkv_N3C, Mat dx_NC) {
-  const Mat dln_NC = at.scratch().norm_NC.view();
-  const Mat dattention_NC = dln_NC.cols_from(0, at.context().width());
-  EW_TRY(project_back(at, kAttentionProjection, dx_NC, dbranch_NC, dattention_NC));
+/// From the branch to the output of the product behind the norm.
+void mlp_inner_gradient(const Site& at, ConstMat dbranch_NC, Mat dfc_N4C) {
+  at.ops().linear_backward_input(at.stream(), {.dy_ND = dbranch_NC,
+                                               .w_CD = at.matrix(kMlpProjection.weight),
+                                               .dx_NC = dfc_N4C,
+                                               .gelu_x = at.stash().fc_N4C.view()});
+}
+void attention_inner_gradient(const Site& at, ConstMat dbranch_NC, Mat dqkv_N3C) {
+  const Mat dattention_NC = at.scratch().norm_NC.view().cols_from(0, at.context().width());
+  at.ops().linear_backward_input(at.stream(), {.dy_ND = dbranch_NC,
+                                               .w_CD = at.matrix(kAttentionProjection.weight),
+                                               .dx_NC = dattention_NC});
   const LayerDropout dropout = at.dropout(RandomUse::dropout_attention);
   at.ops().attention_backward(at.stream(), {.qkv_N3C = at.stash().qkv_N3C.view(),
                                             .out_NC = at.stash().attention_NC.view(),
@@ -185,21 +181,33 @@ Result<void> attention_input_gradient(const Site& at, Mat dbranch_NC, Mat dqkv_N
                                             .dropout = dropout.spec(),
                                             .dqkv_N3C = dqkv_N3C,
                                             .head_begin = at.context().head_begin()});
-  at.ops().linear_backward_input(at.stream(), {.dy_ND = dqkv_N3C,
-                                               .w_CD = at.matrix(BlockTensor::c_attn_weight),
-                                               .dx_NC = term_of_sum(at.call, dln_NC)});
-  EW_ASSIGN(const Mat own_NC, sum_rows(at.call, dln_NC, "gradient of a norm"));
-  norm_backward(at, first_norm(at), own_NC, dx_NC);
-  return {};
 }
 
-Result<void> attention_weight_gradient(const Site& at, ConstMat dbranch_NC, ConstMat dqkv_N3C) {
-  projection_weights(at, kAttentionProjection, at.stash().attention_NC.view(), dbranch_NC);
-  EW_ASSIGN(const ConstMat ln1_NC, normed_rows(at, first_norm(at), Pass::backward));
-  at.ops().linear_backward_weight(at.stream(), {.x_NC = ln1_NC,
-                                                .dy_ND = dqkv_N3C,
-                                                .dw_CD = at.sink(BlockTensor::c_attn_weight),
-                                                .db_D = at.sink(BlockTensor::c_attn_bias)});
+/// The product behind a norm.
+struct InnerProduct {
+  BlockTensor weight, bias;
+};
+constexpr InnerProduct kMlpInner = {BlockTensor::c_fc_weight, BlockTensor::c_fc_bias};
+constexpr InnerProduct kAttentionInner = {BlockTensor::c_attn_weight, BlockTensor::c_attn_bias};
+
+/// dx_NC: gradient of the residual stream, behind the branch and then before it.
+Result<void> branch_input_gradient(const Site& at, const Norm& norm, const InnerProduct& product,
+                                   ConstMat dwide, Mat dx_NC) {
+  const Mat dln_NC = at.scratch().norm_NC.view();
+  at.ops().linear_backward_input(
+      at.stream(),
+      {.dy_ND = dwide, .w_CD = at.matrix(product.weight), .dx_NC = term_of_sum(at.call, dln_NC)});
+  EW_ASSIGN(const Mat own_NC, sum_rows(at.call, dln_NC, "gradient of a norm"));
+  norm_backward(at, norm, own_NC, dx_NC);
+  return {};
+}
+Result<void> inner_weights(const Site& at, const Norm& norm, const InnerProduct& product,
+                           ConstMat dwide) {
+  EW_ASSIGN(const ConstMat normed_NC, normed_rows(at, norm, Pass::backward));
+  at.ops().linear_backward_weight(at.stream(), {.x_NC = normed_NC,
+                                                .dy_ND = dwide,
+                                                .dw_CD = at.sink(product.weight),
+                                                .db_D = at.sink(product.bias)});
   return {};
 }
 
@@ -274,28 +282,48 @@ Result<void> block_forward(const LayerCall& call, const KeptBlock& block, Mat ou
   return project(at, kMlpProjection, act_N4C, stash.mid_NC.view(), out_NC);
 }
 
+// The weights of a projection come before the gradient of the norm: it takes the place of dx_NC,
+// which may be the branch's gradient.
 Result<void> block_backward(const LayerCall& call, const KeptBlock& block, Mat dx_NC) {
   const Site at{call, block};
-  const Mat dbranch_NC = call.scratch.branch_NC.view(), dwide_N4C = call.scratch.wide_N4C.view();
-  EW_TRY(mlp_input_gradient(at, dbranch_NC, dwide_N4C, dx_NC));
-  EW_TRY(mlp_weight_gradient(at, dbranch_NC, dwide_N4C));
-  const Mat dqkv_N3C = dwide_N4C.cols_from(0, 3 * call.context.width());
-  EW_TRY(attention_input_gradient(at, dbranch_NC, dqkv_N3C, dx_NC));
-  return attention_weight_gradient(at, dbranch_NC, dqkv_N3C);
+  const Mat scratch_NC = call.scratch.branch_NC.view(), dfc_N4C = call.scratch.wide_N4C.view();
+  EW_ASSIGN(const ConstMat dmlp_NC,
+            branch_gradient(at, kMlpProjection, dx_NC, scratch_NC, Keep::no));
+  mlp_inner_gradient(at, dmlp_NC, dfc_N4C);
+  mlp_projection_weights(at, dmlp_NC);
+  EW_TRY(branch_input_gradient(at, second_norm(at), kMlpInner, dfc_N4C, dx_NC));
+  EW_TRY(inner_weights(at, second_norm(at), kMlpInner, dfc_N4C));
+
+  const Mat dqkv_N3C = dfc_N4C.cols_from(0, 3 * call.context.width());
+  EW_ASSIGN(const ConstMat dattention_NC,
+            branch_gradient(at, kAttentionProjection, dx_NC, scratch_NC, Keep::no));
+  attention_inner_gradient(at, dattention_NC, dqkv_N3C);
+  attention_projection_weights(at, dattention_NC);
+  EW_TRY(branch_input_gradient(at, first_norm(at), kAttentionInner, dqkv_N3C, dx_NC));
+  return inner_weights(at, first_norm(at), kAttentionInner, dqkv_N3C);
 }
 
 Result<void> block_input_gradient(const LayerCall& call, const KeptBlock& block,
                                   ProductGradients& products, Mat dx_NC) {
   const Site at{call, block};
-  EW_TRY(mlp_input_gradient(at, products.mlp_proj_NC.view(), products.fc_N4C.view(), dx_NC));
-  return attention_input_gradient(at, products.attn_proj_NC.view(), products.qkv_N3C.view(), dx_NC);
+  const Mat dfc_N4C = products.fc_N4C.view(), dqkv_N3C = products.qkv_N3C.view();
+  EW_ASSIGN(const ConstMat dmlp_NC,
+            branch_gradient(at, kMlpProjection, dx_NC, products.mlp_proj_NC.view(), Keep::yes));
+  mlp_inner_gradient(at, dmlp_NC, dfc_N4C);
+  EW_TRY(branch_input_gradient(at, second_norm(at), kMlpInner, dfc_N4C, dx_NC));
+  EW_ASSIGN(const ConstMat dattention_NC, branch_gradient(at, kAttentionProjection, dx_NC,
+                                                          products.attn_proj_NC.view(), Keep::yes));
+  attention_inner_gradient(at, dattention_NC, dqkv_N3C);
+  return branch_input_gradient(at, first_norm(at), kAttentionInner, dqkv_N3C, dx_NC);
 }
 
 Result<void> block_weight_gradient(const LayerCall& call, const KeptBlock& block,
                                    ProductGradients& products) {
   const Site at{call, block};
-  EW_TRY(mlp_weight_gradient(at, products.mlp_proj_NC.view(), products.fc_N4C.view()));
-  return attention_weight_gradient(at, products.attn_proj_NC.view(), products.qkv_N3C.view());
+  mlp_projection_weights(at, products.mlp_proj_NC.view());
+  EW_TRY(inner_weights(at, second_norm(at), kMlpInner, products.fc_N4C.view()));
+  attention_projection_weights(at, products.attn_proj_NC.view());
+  return inner_weights(at, first_norm(at), kAttentionInner, products.qkv_N3C.view());
 }
 
 }  // namespace elaswave::layers

@@ -11,7 +11,7 @@ static_assert(spec::logits_stride(1024) == kernels::logits_stride(1024));
 SlicedHeadScratch::SlicedHeadScratch(const Context& context) {
   const spec::SlicedHeadShape shape =
       spec::sliced_head(spec::StashShape(context.config, context.micro_batch, context.slices()),
-                        kernels::kLossChunkTokens);
+                        context.loss_chunk_tokens);
   const std::int64_t tokens = shape.logits.rows;
   device::Device& on = context.device();
   logits_NV = Activation(on, tokens, shape.logits.cols, DType::f32);

@@ -25,6 +25,7 @@ struct Context {
   std::int64_t micro_batch = 0;  // B, samples
   DType storage = DType::f32;    // of activations and matrices
   Recompute recompute = Recompute::none;
+  std::int64_t loss_chunk_tokens = 0;       // HeadLoss::chunk_tokens; above 0 with a head
   comm::SliceGroup* slice_group = nullptr;  // null: one slice
 
   device::Device& device() const { return stream.device(); }

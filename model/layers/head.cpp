@@ -33,8 +33,8 @@ Result<void> sliced_loss(const LayerCall& call, device::ConstMat ln_NC, kernels:
   const std::int32_t part = call.inventory.part_of(call.inventory.wte(), context.slice());
   const std::int64_t vocab_begin = call.inventory.part(part).map.row_begin, N = context.tokens();
   const device::ConstMat w_VC = call.parameters.matrix(call.inventory.wte());
-  for (std::int64_t first = 0; first < N; first += kernels::kLossChunkTokens) {
-    const std::int64_t tokens = std::min(kernels::kLossChunkTokens, N - first);
+  for (std::int64_t first = 0; first < N; first += context.loss_chunk_tokens) {
+    const std::int64_t tokens = std::min(context.loss_chunk_tokens, N - first);
     const auto offset = static_cast<std::size_t>(first), count = static_cast<std::size_t>(tokens);
     const auto targets_N = call.batch.targets_N.subspan(offset, count);
     const std::span stats_N = scratch.stats_N.span().first(count);
@@ -96,7 +96,8 @@ Result<void> head_forward(const LayerCall& call, device::ConstMat x_NC, HeadStas
                              {.x_NC = ln_NC,
                               .w_VC = call.parameters.matrix(call.inventory.wte()),
                               .targets_N = call.batch.targets_N,
-                              .loss_N = call.scratch.loss_N});
+                              .loss_N = call.scratch.loss_N,
+                              .chunk_tokens = call.context.loss_chunk_tokens});
   return {};
 }
 
@@ -115,7 +116,8 @@ Result<void> head_forward_backward(const LayerCall& call, device::ConstMat x_NC,
                               .loss_N = call.scratch.loss_N,
                               .scale = loss_scale(call.context),
                               .dx_NC = stash.dln_NC.view(),
-                              .dw_VC = dw_VC});
+                              .dw_VC = dw_VC,
+                              .chunk_tokens = call.context.loss_chunk_tokens});
   return {};
 }
 

@@ -17,14 +17,14 @@ std::span<const float> Parameters::vector(std::int32_t tensor) const {
 }
 
 Gradients::Gradients(const spec::Inventory& inventory, zero::GradSums& sums,
-                     std::int64_t micro_batches, std::int64_t tokens, std::int32_t slice)
+                     std::int64_t micro_batches, std::int64_t head_addends, std::int32_t slice)
     : inventory_(inventory),
       sums_(sums),
       slice_(slice),
       flags_(sums.arithmetic().device(), std::ssize(inventory.tensors()), device::Space::host) {
   for (std::int32_t tensor = 0; tensor < static_cast<std::int32_t>(inventory.tensors().size());
        ++tensor)
-    limits_.push_back(addend_limit(micro_batches, contributions(inventory, tensor, tokens)));
+    limits_.push_back(addend_limit(micro_batches, contributions(inventory, tensor, head_addends)));
 }
 
 kernels::GradSink Gradients::sink(std::int32_t tensor) {
@@ -63,8 +63,8 @@ float addend_limit(std::int64_t micro_batches, std::int64_t contributions) {
 }
 
 std::int64_t contributions(const spec::Inventory& inventory, std::int32_t tensor,
-                           std::int64_t tokens) {
-  if (tensor == inventory.wte()) return 1 + kernels::loss_contributions(tokens);
+                           std::int64_t head_addends) {
+  if (tensor == inventory.wte()) return 1 + head_addends;
   const bool replicated = inventory.tensor(tensor).shard == spec::ShardRule::replicated;
   return replicated ? inventory.tensor_degree() : 1;
 }

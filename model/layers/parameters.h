@@ -31,10 +31,10 @@ class Parameters {
 /// the exact sums.
 class Gradients {
  public:
-  /// `micro_batches` is G and `tokens` the tokens of one micro-batch: together they bound the
-  /// addends of an element.
+  /// `micro_batches` is G and `head_addends` kernels::loss_contributions() of one micro-batch:
+  /// together they bound the addends of an element.
   Gradients(const spec::Inventory& inventory, zero::GradSums& sums, std::int64_t micro_batches,
-            std::int64_t tokens, std::int32_t slice = 0);
+            std::int64_t head_addends, std::int32_t slice = 0);
 
   kernels::GradSink sink(std::int32_t tensor);
   /// Names of tensors with a non-finite or out-of-range addend since clear_flags(). REQUIRES, as
@@ -56,6 +56,6 @@ class Gradients {
 /// tied embedding those of the head's chunks too, and for a replicated tensor one of each slice.
 float addend_limit(std::int64_t micro_batches, std::int64_t contributions);
 std::int64_t contributions(const spec::Inventory& inventory, std::int32_t tensor,
-                           std::int64_t tokens);
+                           std::int64_t head_addends);
 
 }  // namespace elaswave::layers

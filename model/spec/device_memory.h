@@ -14,6 +14,10 @@ namespace elaswave::spec {
 inline constexpr std::int64_t kProductWorkspaceBytes = 32 << 20;
 inline constexpr std::int64_t kProductSinkBytes = 64 << 20;
 
+/// Micro-batches whose tokens may be on their way to a device at once, in page-locked memory: so
+/// far may a host be ahead of it (gpt::Stage).
+inline constexpr std::int64_t kTokensAhead = 8;
+
 /// The calls that a rank makes.
 struct DeviceCalls {
   const StashShape& shape;

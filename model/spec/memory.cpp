@@ -194,9 +194,9 @@ class Ownership {
 
 std::string_view name(MemoryTerm term) {
   constexpr std::array<std::string_view, kMemoryTerms> names = {
-      "weights", "gradient sums", "optimizer",      "log",        "backups",    "stashes",
-      "head",    "weight stashes", "scratch",       "boundaries", "logits",     "widened",
-      "exchange", "slice sums",   "checkpoint",     "state copy", "workspaces", "staging"};
+      "weights",  "gradient sums",  "optimizer",  "log",        "backups",    "stashes",
+      "head",     "weight stashes", "scratch",    "boundaries", "logits",     "widened",
+      "exchange", "slice sums",     "checkpoint", "state copy", "workspaces", "staging"};
   return names[static_cast<std::size_t>(term)];
 }
 
@@ -324,8 +324,11 @@ void PlanMemory::add_device(const StashShape& shape, const LayerKinds& kinds,
       slots.messages * block_input(shape).size_bytes(model_.storage) + slice_messages(calls);
   const double losses =
       kinds.head ? kFloat * slots.forwards * static_cast<double>(shape.tokens) : 0;
+  const double tokens = kinds.embedding || kinds.head
+                            ? kTokensAhead * 2 * kFloat * static_cast<double>(shape.tokens)
+                            : 0;
   const auto flags = static_cast<double>(model_.inventory.tensors().size()) * kFloat;
-  table[MemoryTerm::staging] = exchanged + between + losses + flags + scratch.lists;
+  table[MemoryTerm::staging] = exchanged + between + losses + tokens + flags + scratch.lists;
 }
 
 MemoryTable PlanMemory::table(const layout::Place& place, const RankSlots& slots,

@@ -81,7 +81,7 @@ struct MemoryModel {
   /// Copies of each block, for plans without any yet: as dealing shares them out evenly, a rank
   /// then keeps as much for others as it owns. A plan's own copies are counted as they are.
   std::int64_t backups = 0;
-  std::int64_t loss_chunk_tokens = 0;  // rows of logits at once: above 0, kernels::kLossChunkTokens
+  std::int64_t loss_chunk_tokens = 0;  // rows of logits at once: above 0
   DeviceMemory device = DeviceMemory::shared;
 };
 

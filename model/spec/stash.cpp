@@ -125,7 +125,7 @@ double widened_elems(const StashShape& shape, const LayerKinds& kinds,
   double most = 3 * static_cast<double>(shape.own_rows) * C;
   if (kinds.blocks) {
     const double wide = 4 * C / t;
-    most = std::max({most, N * C + C * wide + N * wide, 3 * N * wide});  // product; GELU, backward
+    most = std::max(most, N * C + C * wide + 2 * N * wide);  // back through a product and GELU
   }
   if (kinds.head) {  // with slices a chunk at a time, and the term of dx is f32
     const double rows =

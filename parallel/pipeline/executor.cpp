@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <map>
 
+#include "parallel/device/named_range.h"
+
 namespace elaswave::pipeline {
 namespace {
 
@@ -26,7 +28,10 @@ Result<void> Executor::run(const Program& program, Step step, bool evaluate) {
   step_ = step;
   evaluate_ = evaluate;
   begin(program);
-  for (const Instruction& instruction : program.instructions) EW_TRY(execute(instruction));
+  for (const Instruction& instruction : program.instructions) {
+    const device::NamedRange range(to_text(instruction.action).c_str(), raw(step));
+    EW_TRY(execute(instruction));
+  }
   EW_TRY(finish_sends());
   EW_CHECK(static_cast<std::int32_t>(free_.size()) == boundaries_,
            "{} of {} boundary matrices are free after a step", free_.size(), boundaries_);

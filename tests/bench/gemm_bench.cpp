@@ -83,7 +83,7 @@ std::vector<Case> cases(std::int64_t tokens) {
     list.push_back(
         {std::string("dW      ") + layer.name, Product::tn, layer.in, layer.out, tokens});
   }
-  const std::int64_t chunk = std::min(tokens, kLossChunkTokens);
+  const std::int64_t chunk = std::min(tokens, kCpuLossChunkTokens);
   list.push_back({"head forward", Product::nt, chunk, V, C});
   list.push_back({"head dX", Product::nn, chunk, C, V});
   list.push_back({"head dW", Product::tn, V, C, chunk});
@@ -164,7 +164,8 @@ void bench_head(const Options& options, const GemmSimd& simd) {
                    .targets_N = targets,
                    .loss_N = loss,
                    .dx_NC = {},
-                   .dw_VC = {}};
+                   .dw_VC = {},
+                   .chunk_tokens = kCpuLossChunkTokens};
   HeadLoss exact_args = args, fast_args = args;
   exact_args.dx_NC = fast_args.dx_NC = device::mat(dx.as<float>(), N, C);
   exact_args.dw_VC = {

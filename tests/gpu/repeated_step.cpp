@@ -68,7 +68,9 @@ struct RepeatedStep::Held {
     take_sums();
     if (choice % 2 != 0) take_working();
     parameters.emplace(step.inventory_, *working);
-    gradients.emplace(step.inventory_, *sums, 1, step.context_.tokens());
+    gradients.emplace(
+        step.inventory_, *sums, 1,
+        kernels::loss_contributions(step.context_.tokens(), step.context_.loss_chunk_tokens));
     model.emplace(step.context_, step.inventory_, *parameters, *gradients);
     control_C = device::Array<float>(device, step.model_.config.hidden);
   }
@@ -87,7 +89,12 @@ RepeatedStep::RepeatedStep(const kernels::Machine& machine, const RepeatedModel&
       model_(model),
       inventory_(model.config, model.storage),
       blocks_(inventory_.blocks()),
-      context_{machine.ops, machine.stream, model_.config, model.micro_batch, model.storage},
+      context_{.ops = machine.ops,
+               .stream = machine.stream,
+               .config = model_.config,
+               .micro_batch = model.micro_batch,
+               .storage = model.storage,
+               .loss_chunk_tokens = model.loss_chunk_tokens},
       masters_(machine.stream.device(), inventory_.total_elems()),
       positions_(static_cast<std::size_t>(model.micro_batch)),
       ids_(random_tokens(model, 1)),

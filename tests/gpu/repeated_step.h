@@ -26,6 +26,7 @@ struct RepeatedModel {
   spec::ModelConfig config;  // its dropout too
   std::int64_t micro_batch = 1;
   DType storage = DType::f32;
+  std::int64_t loss_chunk_tokens = kernels::kCpuLossChunkTokens;
   std::uint64_t seed = 1;
 };
 

@@ -61,6 +61,7 @@ Result<RepeatedModel> model_of(const Options& options) {
   model.config.dropout = std::stof(options.at("dropout"));
   model.micro_batch = std::stoll(options.at("micro_batch"));
   model.storage = options.at("storage") == "bf16" ? DType::bf16 : DType::f32;
+  if (options.at("device") == "cuda") model.loss_chunk_tokens = kernels::kCudaLossChunkTokens;
   model.seed = std::stoull(options.at("seed"));
   EW_TRY(spec::validate(model.config));
   return model;

@@ -53,9 +53,9 @@ TEST_F(MemoryTest, CopiesOfBf16AreACpus) {
   using enum spec::MemoryTerm;
   const spec::MemoryTable f32 = table_of("f32", "cpu"), cpu = table_of("bf16", "cpu"),
                           gpu = table_of("bf16", "cuda");
-  // x, W and y of the wide product: more than the head's here.
+  // dy, W, dx and what GELU read, of the wide product: more than the head's here.
   constexpr double kN = 14, kC = 64;
-  EXPECT_EQ(cpu[widened], 4 * (kN * kC + kC * 4 * kC + kN * 4 * kC));
+  EXPECT_EQ(cpu[widened], 4 * (kN * kC + kC * 4 * kC + 2 * kN * 4 * kC));
   EXPECT_EQ(f32[widened], 0);
   EXPECT_EQ(gpu[widened], 0);
   EXPECT_EQ(gpu[optimizer], f32[optimizer]);

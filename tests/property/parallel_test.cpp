@@ -91,10 +91,13 @@ TEST_F(ParallelTest, OneDigestForEveryLegalLayout) {
   config_.model.layers = 6;
   std::int64_t legal = 0;
   for (const std::int64_t micro_batches : {10, 8}) {
+    // Of 14 tokens in a micro-batch: all of them, or three chunks.
+    const std::int64_t loss_chunk_tokens = micro_batches == 10 ? 256 : 5;
     config_.train.global_batch = micro_batches * config_.train.micro_batch;
     config_.parallel = {};
     config_.train.recompute = "none";
-    const Outcome expected = outcome_of(train_simulated(config_, {}));
+    const Outcome expected =
+        outcome_of(train_simulated(config_, {.loss_chunk_tokens = loss_chunk_tokens}));
     ASSERT_EQ(expected.digests.size(), 3u);
     ASSERT_EQ(std::set(expected.digests.begin(), expected.digests.end()).size(), 3u);
     for (int ranks = 1; ranks <= 8; ++ranks)
@@ -115,6 +118,7 @@ TEST_F(ParallelTest, OneDigestForEveryLegalLayout) {
                 const Outcome outcome = outcome_of(
                     train_simulated(config_, {.ranks = ranks,
                                               .seed = static_cast<std::uint64_t>(runs_) + 1,
+                                              .loss_chunk_tokens = loss_chunk_tokens,
                                               .plan = &plan}));
                 ASSERT_EQ(outcome.digests, expected.digests)
                     << ranks << " ranks, pp " << pp << ", chunks " << chunks << ", " << schedule
@@ -134,6 +138,24 @@ TEST_F(ParallelTest, OneDigestForEveryLegalLayout) {
   for (const auto& [value, count] : by_value_)
     std::printf(" %s %lld;", value.c_str(), static_cast<long long>(count));
   std::printf("\n");
+}
+
+// That it enters the bits, and so must be the same on all ranks, is why device.kind fixes it.
+TEST_F(ParallelTest, TheChunksOfTheLossChangeBits) {
+  const auto digests = [&](std::int64_t tokens) {
+    return outcome_of(train_simulated(config_, {.loss_chunk_tokens = tokens})).digests;
+  };
+  const Digests whole = digests(14);
+  EXPECT_EQ(digests(0), whole);
+  EXPECT_EQ(digests(kernels::kCudaLossChunkTokens), whole);
+  EXPECT_NE(digests(5), whole);
+  config_.train.micro_batch = config_.train.global_batch = 8000;  // of 7 tokens
+  const app::RunSpec cpu = app::resolve(config_).value();
+  config_.device.kind = "cuda";
+  const app::RunSpec cuda = app::resolve(config_).value();
+  EXPECT_EQ(cpu.head_addends(), 219);  // 56000 / 256
+  EXPECT_EQ(cuda.head_addends(), 7);   // 56000 / 8192
+  EXPECT_EQ(cpu.recipe_hash(), cuda.recipe_hash()) << "the numeric class tells of it";
 }
 
 TEST_F(ParallelTest, EightStagesOfThreeChunks) {
@@ -198,7 +220,9 @@ TEST_F(ParallelTest, OneDigestWithinATensorDegree) {
   std::int64_t legal = 0;
   for (const int tp : {1, 2, 4}) {
     config_.parallel = {.tp = tp};
-    const Outcome expected = outcome_of(train_simulated(config_, {.ranks = tp}));
+    constexpr std::int64_t kChunk = 5;  // of 14 tokens
+    const Outcome expected =
+        outcome_of(train_simulated(config_, {.ranks = tp, .loss_chunk_tokens = kChunk}));
     ASSERT_EQ(expected.digests.size(), 3u);
     by_degree[tp] = expected;
     for (const int replicas : {1, 2, 3, 4})
@@ -211,9 +235,10 @@ TEST_F(ParallelTest, OneDigestWithinATensorDegree) {
               config_.train.recompute = recompute;
               const auto plan = plan_of(config_, tp * replicas);
               if (!plan || ++legal % kStride != 0) continue;
-              const Outcome outcome = outcome_of(train_simulated(
-                  config_,
-                  {.ranks = tp * replicas, .seed = static_cast<std::uint64_t>(runs_) + 1}));
+              const Outcome outcome = outcome_of(
+                  train_simulated(config_, {.ranks = tp * replicas,
+                                            .seed = static_cast<std::uint64_t>(runs_) + 1,
+                                            .loss_chunk_tokens = kChunk}));
               ASSERT_EQ(outcome.digests, expected.digests)
                   << "tp " << tp << ", " << replicas << " groups, pp " << pp << ", chunks "
                   << chunks << ", " << schedule << ", recompute " << recompute;

@@ -147,7 +147,9 @@ TEST_F(PrecisionTest, FingerprintsAreOfOnePrecision) {
   device::CpuStream stream(2), other(1);
   const spec::ModelConfig model = app::resolve(config_)->model;
   const auto of = [&](device::CpuStream& on, DType storage) {
-    return gpt::fingerprint(kernels::host_machine(*ops, on), model, 2, storage).value();
+    return gpt::fingerprint(kernels::host_machine(*ops, on), model, 2, storage,
+                            kernels::kCpuLossChunkTokens)
+        .value();
   };
   EXPECT_NE(of(stream, DType::bf16), of(stream, DType::f32));
   EXPECT_EQ(of(stream, DType::bf16), of(other, DType::bf16));

@@ -71,22 +71,45 @@ TEST_F(TrainCudaTest, bf16) {
   expect_equal(train(stages, 3, &make_gpu_rank).steps, gpu.steps);
   const SimulatedRun sliced = train(slices, 2, &make_gpu_rank);
   expect_equal(train(slices, 4, &make_gpu_rank).steps, sliced.steps);
-  // Roundings to bf16 at other places than the CPU's, of the same size: the rule of kernel tests
-  // (kernel_numbers.h) with the CPU in f32 as the reference, in bf16 as the plain version. Of the
-  // first step: updates by AdamW are as large where gradients are nothing but roundings.
-  const SimulatedRun plain = train(one, 1, &app::make_cpu_rank);
-  precision_ = "f32";
-  app::Config exact = config();
-  exact.train.steps = 1;
-  const optim::CommitRecord reference = train(exact, 1, &app::make_cpu_rank).steps.front().record;
-  const optim::CommitRecord& rounded = plain.steps.front().record;
-  EXPECT_NE(rounded.loss, reference.loss);
-  for (const SimulatedRun* run : {&gpu, &sliced}) {
-    const optim::CommitRecord& first = run->steps.front().record;
-    EXPECT_LE(std::abs(first.loss - reference.loss), 2 * std::abs(rounded.loss - reference.loss));
-    EXPECT_LE(std::abs(first.grad_norm - reference.grad_norm),
-              2 * std::abs(rounded.grad_norm - reference.grad_norm));
-    EXPECT_LT(run->steps.back().record.loss, first.loss);
+  for (const SimulatedRun* run : {&gpu, &sliced})
+    EXPECT_LT(run->steps.back().record.loss, run->steps.front().record.loss);
+}
+
+// Roundings to bf16 at other places than the CPU's, of the same size: the rule of kernel tests
+// (kernel_numbers.h) with the CPU in f32 as the reference and in bf16 as the plain version. A GPU
+// also stores the gradient of logits in bf16; probabilities of an untrained model are all about the
+// same number, so this rounding, of 2^-9 at most, has one direction. Of the first step: updates by
+// AdamW are as large where gradients are nothing but roundings.
+TEST_F(TrainCudaTest, bf16_is_as_near_to_f32_as_on_the_cpu) {
+  const auto first = [&](const char* precision, std::int64_t seed, app::MakeRankDevice device,
+                         std::int64_t slices) {
+    precision_ = precision;
+    app::Config recipe = config();
+    recipe.train.steps = 1;
+    recipe.train.seed = seed;
+    recipe.parallel.tp = slices;
+    return train(recipe, static_cast<int>(slices), device).steps.front().record;
+  };
+  // Sums of squares over models.
+  struct Off {
+    double loss = 0, norm = 0;
+    void add(const optim::CommitRecord& of, const optim::CommitRecord& reference) {
+      loss += std::pow(of.loss - reference.loss, 2);
+      norm += std::pow(of.grad_norm / reference.grad_norm - 1, 2);
+    }
+  };
+  constexpr int kModels = 4;
+  Off cpu, gpu, sliced;
+  for (std::int64_t seed = 1; seed <= kModels; ++seed) {
+    const optim::CommitRecord reference = first("f32", seed, &app::make_cpu_rank, 1);
+    cpu.add(first("bf16", seed, &app::make_cpu_rank, 1), reference);
+    gpu.add(first("bf16", seed, &make_gpu_rank, 1), reference);
+    sliced.add(first("bf16", seed, &make_gpu_rank, 2), reference);
+  }
+  EXPECT_GT(cpu.loss, 0);
+  for (const Off* off : {&gpu, &sliced}) {
+    EXPECT_LE(std::sqrt(off->loss), 2 * std::sqrt(cpu.loss));
+    EXPECT_LE(std::sqrt(off->norm), 2 * std::sqrt(cpu.norm) + std::sqrt(kModels) * 0x1p-9);
   }
 }
 

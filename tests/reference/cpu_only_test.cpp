@@ -97,12 +97,14 @@ TEST_F(CpuOnlyDeathTest, refuses_targets_outside_the_vocabulary) {
 }
 
 TEST_F(CpuOnlyDeathTest, refuses_what_is_no_chunk) {
-  Head head({stream()}, {kLossChunkTokens + 1, 4, 7});
+  Head head({stream()}, {3, 4, 7});
   Padded logits({stream()}, head.N, head.V);
-  DeviceVector<LogitStats> stats(stream(), head.N, LogitStats{});
+  DeviceVector<LogitStats> stats(stream(), head.N + 1, LogitStats{});
   EXPECT_DEATH(ops().head_logits(
                    stream(), {head.x.view(), head.w.view(), head.targets, 0, logits.mat(), stats}),
-               "257 tokens in a chunk of at most 256");
+               "3 targets and 4 statistics for 3 tokens");
+  head.chunk_tokens = 0;
+  EXPECT_DEATH(ops().head_loss(stream(), head.args()), "3 tokens, 0 at a time");
 }
 
 }  // namespace

@@ -57,8 +57,12 @@ class Rig {
   /// Logits of every position of one sample, by the path that trains.
   Values stage_logits(const Ids& ids) {
     zero::GradSums sums(blocks_, zero::SumMode::exact);
-    const layers::Context context{*ops_, stream_, config_, 1, DType::f32};
-    layers::Gradients gradients(inventory_, sums, 1, context.tokens());
+    const layers::Context context{.ops = *ops_,
+                                  .stream = stream_,
+                                  .config = config_,
+                                  .micro_batch = 1,
+                                  .loss_chunk_tokens = kernels::kCpuLossChunkTokens};
+    layers::Gradients gradients(inventory_, sums, 1, 1);
     gpt::WholeModel model(context, inventory_, parameters_, gradients);
     const std::vector<std::int64_t> positions = {0};
     const Ids targets(ids.size(), 0);

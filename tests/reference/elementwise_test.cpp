@@ -4,27 +4,17 @@
 #include <cmath>
 
 #include "tests/reference/kernel_test.h"
+#include "tests/support/gelu.h"
 
 namespace elaswave::kernels {
 namespace {
 
+using testing::gelu;
+using testing::gelu_slope;
+
 class ElementwiseTest : public StorageTest {};
 EW_FOR_STORAGE_TYPES(ElementwiseTest);
 
-// The published text, in any precision.
-template <typename Real>
-Real gelu(Real x) {
-  const Real u =
-      static_cast<Real>(std::sqrt(2.0 / M_PI)) * (x + static_cast<Real>(0.044715) * x * x * x);
-  return static_cast<Real>(0.5) * x * (1 + std::tanh(u));
-}
-template <typename Real>
-Real gelu_slope(Real x) {
-  const Real root = static_cast<Real>(std::sqrt(2.0 / M_PI)), cubic = static_cast<Real>(0.044715);
-  const Real t = std::tanh(root * (x + cubic * x * x * x));
-  return static_cast<Real>(0.5) * (1 + t) +
-         static_cast<Real>(0.5) * x * (1 - t * t) * root * (1 + 3 * cubic * x * x);
-}
 template <typename Real>
 std::vector<Real> map(const std::vector<float>& values, Real (*f)(Real)) {
   std::vector<Real> out;

@@ -94,12 +94,6 @@ TEST_F(GemmChoices, ATunedRowThatDoesNotRunEndsTheProgram) {
   EXPECT_EXIT(multiply(*gemm), ::testing::ExitedWithCode(70), "tuned algorithm of nn 16 x 24 x 64");
 }
 
-TEST_F(GemmChoices, AnUnreadableTableIsAnError) {
-  const Result<std::unique_ptr<Gemm>> made = Gemm::create(*device_, "nonsense");
-  ASSERT_FALSE(made);
-  EXPECT_EQ(made.error().code, Code::data);
-}
-
 std::string message_of(const auto& action) {
   try {
     action();
@@ -107,6 +101,70 @@ std::string message_of(const auto& action) {
     return lost.what();
   }
   return "nothing was thrown";
+}
+
+class GeluGradients : public GemmChoices {
+ protected:
+  /// Whether the library was asked for the slopes, and what came of it; of bf16 where no layout
+  /// says otherwise.
+  bool multiply(Gemm& gemm, std::vector<float>& result, const Layout& slopes = {DType::bf16},
+                const Layout& rest = {DType::bf16}) {
+    const Shifted a = mat(stored(random_values(kM * kK, "a"), rest.dtype), kM, kK, rest);
+    const Shifted b = mat(stored(random_values(kK * kN, "b"), rest.dtype), kN, kK, rest);
+    const Shifted x = mat(stored(random_values(kM * kN, "x", 2), slopes.dtype), kM, kN, slopes);
+    Shifted c = mat(kM, kN, rest);
+    const bool done = gemm.multiply_gelu_gradient(
+        context_, factors(ProductForm::nt, a.view(), b.view()), c.mat(), x.view());
+    result = c.values();
+    return done;
+  }
+  const ProductShape slopes_{ProductForm::nt, kM, kN, kK, DType::bf16, DType::bf16,
+                             Epilogue::dgelu};
+};
+
+TEST_F(GeluGradients, AreTheLibrarysWhereItHasThem) {
+  std::vector<float> once, again;
+  const std::int64_t before = fake_cublaslt().matmuls;
+  EXPECT_TRUE(multiply(*gemm_, once));
+  EXPECT_EQ(fake_cublaslt().matmuls, before + 1);
+  ASSERT_EQ(gemm_->choices().size(), 1u);
+  EXPECT_EQ(gemm_->choices()[0].shape, slopes_);
+  EXPECT_EQ(describe(slopes_), "nt 16 x 24 x 64 bf16 -> bf16 dgelu");
+  // Wider rows, other addresses: the same bits.
+  EXPECT_TRUE(multiply(*gemm_, again, {DType::bf16, 16, 8}));
+  EXPECT_EQ(again, once);
+}
+
+TEST_F(GeluGradients, AreLeftToTheCallerWhereItHasNone) {
+  std::vector<float> untouched;
+  const std::int64_t before = fake_cublaslt().matmuls;
+  EXPECT_FALSE(multiply(*gemm_, untouched, {DType::f32}, {DType::f32}));
+  EXPECT_FALSE(multiply(*gemm_, untouched, {DType::bf16, 4})) << "rows 8 bytes out of step";
+  EXPECT_FALSE(multiply(*gemm_, untouched, {DType::bf16, 0, 1}));
+  EXPECT_FALSE(multiply(*gemm_, untouched, {DType::bf16}, {DType::bf16, 3}));
+  const std::uint64_t with = gemm_->hash();
+  fake_cublaslt().lacks_gelu_gradient = true;
+  EXPECT_FALSE(multiply(*gemm_, untouched));
+  const std::int64_t asked = fake_cublaslt().heuristics;
+  EXPECT_FALSE(multiply(*gemm_, untouched));
+  EXPECT_EQ(fake_cublaslt().heuristics, asked) << "asked once";
+  EXPECT_NE(make()->hash(), with) << "other bits, another numeric class";
+  fake_cublaslt().lacks_gelu_gradient = false;
+  EXPECT_EQ(fake_cublaslt().matmuls, before);
+  EXPECT_TRUE(gemm_->choices().empty());
+}
+
+TEST_F(GeluGradients, ARefusalIsNotALack) {
+  std::vector<float> result;
+  fake_cublaslt().fail_matmul = true;
+  EXPECT_EQ(message_of([&] { multiply(*gemm_, result); }),
+            "cublasLtMatmul: CUBLAS_STATUS_EXECUTION_FAILED");
+}
+
+TEST_F(GemmChoices, AnUnreadableTableIsAnError) {
+  const Result<std::unique_ptr<Gemm>> made = Gemm::create(*device_, "nonsense");
+  ASSERT_FALSE(made);
+  EXPECT_EQ(made.error().code, Code::data);
 }
 
 TEST_F(GemmChoices, RefusalsLoseTheDeviceByName) {

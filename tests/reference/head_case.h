@@ -23,6 +23,7 @@ inline std::vector<std::int32_t> random_targets(std::int64_t N, std::int64_t V) 
 struct HeadShape {
   std::int64_t N, C, V;
   float weight_scale = 0.5f;
+  std::int64_t chunk_tokens = 256;
 };
 
 // Everything one call reads and writes; sums start at 777.
@@ -32,6 +33,7 @@ struct Head {
         N(shape.N),
         C(shape.C),
         V(shape.V),
+        chunk_tokens(shape.chunk_tokens),
         x_values(testing::stored(random_values(N * C, "x"), at.dtype)),
         w_values(testing::stored(random_values(V * C, "w", shape.weight_scale), at.dtype)),
         targets_values(random_targets(N, V)),
@@ -49,7 +51,8 @@ struct Head {
             .loss_N = loss,
             .scale = scale,
             .dx_NC = dx.mat(),
-            .dw_VC = dw.sink(true)};
+            .dw_VC = dw.sink(true),
+            .chunk_tokens = chunk_tokens};
   }
   HeadLoss loss_only() {
     HeadLoss result = args();
@@ -59,7 +62,7 @@ struct Head {
   }
 
   Place place;
-  std::int64_t N, C, V;
+  std::int64_t N, C, V, chunk_tokens;
   float scale = 1;
   std::vector<float> x_values, w_values;
   std::vector<std::int32_t> targets_values;

@@ -28,7 +28,7 @@ class SlicedChunk {
         head_(head),
         cuts_(cuts),
         first_(first),
-        tokens_(std::min(kLossChunkTokens, head.N - first)),
+        tokens_(std::min(head.chunk_tokens, head.N - first)),
         stats_(stream(), slices() * tokens_, LogitStats{}),
         total_(stream(), tokens_, LogitStats{}) {}
 
@@ -105,7 +105,7 @@ class HeadSlicesTest : public StorageTest {
  protected:
   Sliced run(Head& head, const Cuts& cuts, Want want = Want::gradients) {
     Sliced result;
-    for (std::int64_t first = 0; first < head.N; first += kLossChunkTokens) {
+    for (std::int64_t first = 0; first < head.N; first += head.chunk_tokens) {
       SlicedChunk chunk(ops(), head, cuts, first);
       result.stats_SN = chunk.logits();
       chunk.combine();
@@ -120,8 +120,9 @@ class HeadSlicesTest : public StorageTest {
 EW_FOR_STORAGE_TYPES(HeadSlicesTest);
 
 TEST_P(HeadSlicesTest, one_slice_is_head_loss_bit_by_bit) {
-  for (const HeadShape& shape : {HeadShape{113, 37, 257}, HeadShape{1, 8, 5},
-                                 HeadShape{301, 24, 1031}, HeadShape{64, 64, 1024}}) {
+  for (const HeadShape& shape :
+       {HeadShape{113, 37, 257}, HeadShape{1, 8, 5}, HeadShape{301, 24, 1031},
+        HeadShape{64, 64, 1024}, HeadShape{301, 24, 1031, 0.5f, 100}, HeadShape{2, 8, 60001}}) {
     SCOPED_TRACE("V " + std::to_string(shape.V));
     Head whole(place(), shape), head(place(), shape);
     whole.scale = head.scale = 0.3f;
@@ -142,7 +143,8 @@ TEST_P(HeadSlicesTest, match_reference) {
   for (const Case& c :
        {Case{{113, 37, 257}, {0, 129, 257}}, Case{{113, 37, 257}, {0, 100, 101, 257}},
         Case{{1, 8, 5}, {0, 2, 4, 5}}, Case{{301, 24, 1031}, {0, 258, 516, 774, 1031}},
-        Case{{520, 16, 300}, {0, 17, 33, 299, 300}}}) {
+        Case{{140, 16, 300, 0.5f, 70}, {0, 17, 33, 299, 300}},
+        Case{{300, 16, 300, 0.5f, 8192}, {0, 150, 300}}}) {
     SCOPED_TRACE("V " + std::to_string(c.shape.V) + " in " + std::to_string(c.cuts.size() - 1));
     Head head(place(), c.shape), loss_only(place(), c.shape);
     head.scale = 0.25f;
@@ -176,7 +178,7 @@ TEST_P(HeadSlicesTest, each_target_is_in_one_slice) {
 
 TEST_P(HeadSlicesTest, same_bits_on_every_stream) {
   expect_same_for_streams([&](Stream& stream, std::int64_t) {
-    Head head(on(stream), {kLossChunkTokens + 45, 96, 2003});
+    Head head(on(stream), {256 + 45, 96, 2003});
     const Sliced sliced = run(head, {0, 700, 1500, 2003});
     return bytes_of(sliced.loss_N, sliced.dx_NC, head.dw.exact());
   });

@@ -9,15 +9,40 @@
 namespace elaswave::kernels {
 namespace {
 
-class HeadTest : public StorageTest {};
+class HeadTest : public StorageTest {
+ protected:
+  /// The call equals calls on its chunks, one after another.
+  void expect_contributions(const HeadShape& shape) {
+    Head whole(place(), shape), parts(place(), shape);
+    ops().head_loss(stream(), whole.args());
+    for (std::int64_t first = 0; first < shape.N; first += shape.chunk_tokens) {
+      const std::int64_t count = std::min(shape.chunk_tokens, shape.N - first);
+      const auto offset = static_cast<std::size_t>(first), size = static_cast<std::size_t>(count);
+      HeadLoss args = parts.args();
+      args.x_NC = args.x_NC.rows_from(first, count);
+      args.targets_N = args.targets_N.subspan(offset, size);
+      args.loss_N = args.loss_N.subspan(offset, size);
+      args.dx_NC = args.dx_NC.rows_from(first, count);
+      args.dw_VC.overwrite = first == 0;
+      ops().head_loss(stream(), args);
+    }
+    EXPECT_EQ(whole.loss.get(), parts.loss.get());
+    EXPECT_EQ(whole.dx.values(), parts.dx.values());
+    EXPECT_TRUE(whole.dw.exact() == parts.dw.exact());
+  }
+};
 EW_FOR_STORAGE_TYPES(HeadTest);
 
-// Odd sizes, one token, more than one chunk of tokens, vocabulary below a vector.
+// Odd sizes, one token, chunks of one token to all of them, vocabularies below a vector and beyond
+// what a block of a GPU keeps of a row, up to twice as much and more.
 TEST_P(HeadTest, matches_reference) {
   for (const HeadShape& shape :
        {HeadShape{113, 37, 257}, HeadShape{1, 8, 5}, HeadShape{301, 24, 1031},
-        HeadShape{64, 64, 1024}, HeadShape{520, 16, 300}}) {
-    SCOPED_TRACE("V " + std::to_string(shape.V));
+        HeadShape{64, 64, 1024}, HeadShape{520, 16, 300}, HeadShape{300, 16, 300, 0.5f, 8192},
+        HeadShape{113, 37, 257, 0.5f, 50}, HeadShape{5, 37, 257, 0.5f, 1}, HeadShape{2, 8, 30011},
+        HeadShape{2, 8, 60001}}) {
+    SCOPED_TRACE("V " + std::to_string(shape.V) + ", " + std::to_string(shape.chunk_tokens) +
+                 " tokens at a time");
     Head head(place(), shape);
     head.scale = 0.25f;
     const auto want = head_reference<double>(head);
@@ -55,7 +80,7 @@ TEST(HeadReferenceTest, gradient_is_the_derivative) {
 
 TEST_P(HeadTest, same_bits_on_every_stream) {
   expect_same_for_streams([&](Stream& stream, std::int64_t) {
-    Head head(on(stream), {2 * kLossChunkTokens + 45, 96, 2003});
+    Head head(on(stream), {2 * 256 + 45, 96, 2003});
     ops().head_loss(stream, head.args());
     return bytes_of(head.loss.get(), head.dx.values(), head.dw.exact());
   });
@@ -63,25 +88,13 @@ TEST_P(HeadTest, same_bits_on_every_stream) {
 
 // Each chunk of tokens is one addend: a call equals separate calls on its chunks, bit by bit.
 TEST_P(HeadTest, chunks_are_separate_contributions) {
-  const std::int64_t N = kLossChunkTokens + 77;
-  EXPECT_EQ(loss_contributions(N), 2);
-  EXPECT_EQ(loss_contributions(kLossChunkTokens), 1);
-  Head whole(place(), {N, 40, 515}), parts(place(), {N, 40, 515});
-  ops().head_loss(stream(), whole.args());
-  for (const std::int64_t first : {std::int64_t{0}, kLossChunkTokens}) {
-    const std::int64_t count = first == 0 ? kLossChunkTokens : 77;
-    const auto offset = static_cast<std::size_t>(first), size = static_cast<std::size_t>(count);
-    HeadLoss args = parts.args();
-    args.x_NC = args.x_NC.rows_from(first, count);
-    args.targets_N = args.targets_N.subspan(offset, size);
-    args.loss_N = args.loss_N.subspan(offset, size);
-    args.dx_NC = args.dx_NC.rows_from(first, count);
-    args.dw_VC.overwrite = first == 0;
-    ops().head_loss(stream(), args);
+  EXPECT_EQ(loss_contributions(kCpuLossChunkTokens, kCpuLossChunkTokens), 1);
+  EXPECT_EQ(loss_contributions(kCudaLossChunkTokens + 1, kCudaLossChunkTokens), 2);
+  for (const std::int64_t chunk : {std::int64_t{60}, kCpuLossChunkTokens}) {
+    const std::int64_t N = 2 * chunk + 27;
+    EXPECT_EQ(loss_contributions(N, chunk), 3);
+    expect_contributions({N, 40, 515, 0.5f, chunk});
   }
-  EXPECT_EQ(whole.loss.get(), parts.loss.get());
-  EXPECT_EQ(whole.dx.values(), parts.dx.values());
-  EXPECT_TRUE(whole.dw.exact() == parts.dw.exact());
 }
 
 // A micro-batch after the first adds to the sums.

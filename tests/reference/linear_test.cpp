@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "tests/reference/kernel_test.h"
+#include "tests/support/gelu.h"
 
 namespace elaswave::kernels {
 namespace {
@@ -124,6 +125,29 @@ TEST_P(LinearTest, terms_are_not_rounded) {
   expect_accurate("y", y.values(), plain.y, in.reference().y);
   expect_accurate("dx", dx.values(), plain.dx, in.reference().dx);
   EXPECT_TRUE(y.guards_intact());
+}
+
+// The gradient of the layer's input as the gradient of what an activation before it read. The plain
+// version stores the product before it multiplies it with slopes.
+TEST_P(LinearTest, gelu_slopes_match_reference) {
+  for (const Shape& shape : {Shape{1, 1, 1, 0}, Shape{113, 37, 203, 0}, Shape{113, 40, 203, 3},
+                             Shape{64, 128, 256, 0}, Shape{65, 136, 72, 8}}) {
+    SCOPED_TRACE(::testing::Message() << shape.N << " " << shape.C << " " << shape.D);
+    const Inputs in(shape, dtype());
+    std::vector<double> reference = in.reference().dx;
+    std::vector<float> plain = in.plain(backend()).dx;
+    const std::vector<float> at = stored(random_floats(shape.N * shape.C, 9, 2.0f));
+    for (std::size_t i = 0; i < at.size(); ++i) {
+      reference[i] *= testing::gelu_slope(static_cast<double>(at[i]));
+      plain[i] = stored(plain[i] * testing::gelu_slope(at[i]));
+    }
+    Layer layer(place(), in);
+    const Padded gelu_x(place(), at, shape.N, shape.C, 2 * shape.extra);
+    ops().linear_backward_input(stream(),
+                                {layer.dy.view(), layer.w.view(), layer.dx.mat(), gelu_x.view()});
+    expect_accurate("dx", layer.dx.values(), plain, reference);
+    EXPECT_TRUE(layer.dx.guards_intact());
+  }
 }
 
 TEST(LinearReference, gradient_is_the_derivative) {

@@ -42,9 +42,15 @@ class Rig {
         owned_(blocks_, shard_, stream_.device()),
         working_(blocks_, stored_bytes(inventory_)),
         sums_(blocks_, zero::SumMode::exact),
-        context_{*ops_, stream_, config_, recipe_.micro_batch, storage},
+        context_{.ops = *ops_,
+                 .stream = stream_,
+                 .config = config_,
+                 .micro_batch = recipe_.micro_batch,
+                  .storage = storage,
+                 .loss_chunk_tokens = kernels::kCpuLossChunkTokens},
         parameters_(inventory_, working_),
-        gradients_(inventory_, sums_, recipe_.samples / recipe_.micro_batch, context_.tokens()),
+        gradients_(inventory_, sums_, recipe_.samples / recipe_.micro_batch,
+                   kernels::loss_contributions(context_.tokens(), kernels::kCpuLossChunkTokens)),
         stage_(context_, inventory_, parameters_, gradients_) {
     load(data);
   }

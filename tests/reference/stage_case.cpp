@@ -116,14 +116,15 @@ class Rank {
       : weights_(weights),
         slice_(slices == nullptr ? 0 : slices->slice()),
         samples_(model),
+        rate_(model.config.dropout),
         sums_(weights.blocks, zero::SumMode::exact),
-        gradients_(weights.inventory, sums_, model.micro_batches,
-                   model.samples * model.config.context, slice_),
+        gradients_(weights.inventory, sums_, model.micro_batches, head_addends(model), slice_),
         stage_({.ops = *weights.ops,
                 .stream = weights.stream,
                 .config = model.config,
                 .micro_batch = model.samples,
                 .recompute = plan.recompute,
+                .loss_chunk_tokens = model.loss_chunk_tokens,
                 .slice_group = slices},
                weights.inventory, weights.parameters, gradients_, chunks_of(plan, number),
                hooks()) {
@@ -132,7 +133,7 @@ class Rank {
 
   void run(const Task& task) {
     ready_.clear();
-    dropout_ = task.evaluate ? 0 : kDropoutRate;
+    dropout_ = task.evaluate ? 0 : rate_;
     stage_.begin_pass();
     const auto result = stage_.run(task);
     stage_.tell_losses();
@@ -206,6 +207,7 @@ class Rank {
   Weights& weights_;
   std::int32_t slice_;
   Samples samples_;
+  float rate_;
   float dropout_ = 0;
   std::vector<std::int32_t> ready_;
   std::vector<float> losses_;
@@ -309,12 +311,12 @@ StepResult run_whole(const SmallModel& model) {
   Weights weights(model, nullptr);
   Samples samples(model);
   zero::GradSums sums(weights.blocks, zero::SumMode::exact);
-  layers::Gradients gradients(weights.inventory, sums, model.micro_batches,
-                              model.samples * model.config.context);
+  layers::Gradients gradients(weights.inventory, sums, model.micro_batches, head_addends(model));
   gpt::WholeModel whole({.ops = *weights.ops,
                          .stream = weights.stream,
                          .config = model.config,
-                         .micro_batch = model.samples},
+                         .micro_batch = model.samples,
+                         .loss_chunk_tokens = model.loss_chunk_tokens},
                         weights.inventory, weights.parameters, gradients);
   const auto at_once = [](std::int32_t) { return Result<void>(); };
   const auto losses = [&] {
@@ -323,7 +325,7 @@ StepResult run_whole(const SmallModel& model) {
   StepResult result{.losses = {}, .validation = {}, .sums = no_sums(weights.inventory)};
   sums.begin_step();
   for (std::int32_t index = 0; index < model.micro_batches; ++index) {
-    const layers::MicroBatch batch = samples.get(index, kDropoutRate);
+    const layers::MicroBatch batch = samples.get(index, model.config.dropout);
     EXPECT_TRUE(whole.forward(batch, at_once).has_value());
     EXPECT_TRUE(whole.backward(batch, at_once).has_value());
     result.losses.push_back(losses());

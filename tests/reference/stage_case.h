@@ -25,16 +25,21 @@ class Dice {
   std::uint64_t next_ = 0;
 };
 
-inline constexpr float kDropoutRate = 0.25f;  // in training
+inline constexpr float kDropoutRate = 0.25f;  // in training, of every other model
 
 struct SmallModel {
   spec::ModelConfig config;
   std::int64_t samples = 2;  // of a micro-batch
   std::int32_t micro_batches = 3;
   std::uint64_t seed = 1;
+  std::int64_t loss_chunk_tokens = kernels::kCpuLossChunkTokens;
   float perturbation = 0;  // largest relative change of each weight, at random
 };
 SmallModel random_model(std::uint64_t seed, std::int64_t heads_multiple = 1);
+
+inline std::int64_t head_addends(const SmallModel& model) {
+  return kernels::loss_contributions(model.samples * model.config.context, model.loss_chunk_tokens);
+}
 
 /// Chunks as ranges of layers.
 using Cut = std::vector<layout::LayerRange>;

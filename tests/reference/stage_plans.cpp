@@ -73,8 +73,9 @@ SmallModel random_model(std::uint64_t seed, std::int64_t heads_multiple) {
   model.config.hidden = model.config.heads * (3 + dice.below(4));
   model.config.context = 4 + dice.below(6);
   model.config.vocab = 11 + dice.below(20);
-  model.config.dropout = kDropoutRate;
+  model.config.dropout = seed % 2 == 0 ? 0 : kDropoutRate;
   model.samples = 1 + dice.below(3);
+  model.loss_chunk_tokens = 3 + dice.below(12);  // of 4 to 27
   return model;
 }
 

@@ -70,13 +70,14 @@ gpt::ActivationBytes bytes_of(const MemoryCase& one, comm::SliceGroup* slices = 
   zero::TensorStore working(blocks, std::vector<std::int64_t>(inventory.parts().size(), 4));
   zero::GradSums sums(blocks, zero::SumMode::exact);
   const layers::Parameters parameters(inventory, working);
-  layers::Gradients gradients(inventory, sums, 1, kMemoryModel.context);
+  layers::Gradients gradients(inventory, sums, 1, 1);
   const gpt::StageChunk chunk{.layers = one.layers, .slots = one.slots};
   return gpt::Stage({.ops = *ops,
                      .stream = stream,
                      .config = kMemoryModel,
                      .micro_batch = 1,
                      .recompute = one.recompute,
+                     .loss_chunk_tokens = kMemoryModel.context,
                      .slice_group = slices},
                     inventory, parameters, gradients, std::span(&chunk, 1), {})
       .activation_bytes();

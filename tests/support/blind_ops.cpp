@@ -110,7 +110,7 @@ class BlindOps final : public Ops {
   }
   void linear_backward_input(Stream& stream, const LinearBackwardInput& args) override {
     run(stream, &Ops::linear_backward_input, args,
-        [](Call& call, LinearBackwardInput& a) { call.take(a.dy_ND, a.w_CD, a.dx_NC); });
+        [](Call& call, LinearBackwardInput& a) { call.take(a.dy_ND, a.w_CD, a.dx_NC, a.gelu_x); });
   }
   void linear_backward_weight(Stream& stream, const LinearBackwardWeight& args) override {
     run(stream, &Ops::linear_backward_weight, args,

@@ -104,6 +104,7 @@ Result<RankRun> train_on_device(const app::Config& config, const RankOptions& op
   spec.elastic.domains = options.domains;
   spec.elastic.limits = options.limits;
   spec.elastic.fill_elems = options.fill_elems;
+  if (options.loss_chunk_tokens > 0) spec.loss_chunk_tokens = options.loss_chunk_tokens;
   EW_ASSIGN(const std::unique_ptr<app::RankDevice> device,
             options.make_device({.isa = options.isa, .threads = options.threads}));
   const kernels::Machine machine = device->machine();
@@ -182,6 +183,7 @@ SimulatedRun train_simulated(const app::Config& config, const SimulatedWorld& op
             train_rank(config,
                        {.threads = options.threads,
                         .make_device = options.make_device,
+                        .loss_chunk_tokens = options.loss_chunk_tokens,
                         .files = files,
                         .plan = options.plan,
                         .stop = world.world_rank() == options.stop_rank ? options.stop : nullptr},

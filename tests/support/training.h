@@ -50,6 +50,7 @@ struct SimulatedWorld {
   int threads = 1;  // compute threads of each rank
   app::MakeRankDevice make_device = &app::make_cpu_rank;
   std::uint64_t seed = 1;
+  std::int64_t loss_chunk_tokens = 0;  // 0: as device.kind has it
   FileSystem* files = nullptr;         // for checkpoints, in kCheckpoints; null: none
   FileSystem* other_files = nullptr;   // what all ranks but the lowest see instead; null: the same
   const layout::Plan* plan = nullptr;  // null: the healthy one
@@ -71,7 +72,8 @@ struct RankOptions {
   int threads = 1;  // compute threads
   kernels::Isa isa = kernels::Isa::automatic;
   app::MakeRankDevice make_device = &app::make_cpu_rank;
-  FileSystem* files = nullptr;  // for checkpoints; null: none
+  std::int64_t loss_chunk_tokens = 0;  // 0: as device.kind has it
+  FileSystem* files = nullptr;         // for checkpoints; null: none
   checkpoint::Beside beside = checkpoint::Beside::caller;
   const layout::Plan* plan = nullptr;     // null: the healthy one
   bool (*stop)() = nullptr;               // as TrainerParts'

@@ -137,6 +137,10 @@ cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t handle,
       return assign(operation->bias, value, bytes);
     case CUBLASLT_MATMUL_DESC_BIAS_BATCH_STRIDE:
       return assign(operation->bias_batch_stride, value, bytes);
+    case CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER:
+      return assign(operation->aux, value, bytes);
+    case CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD:
+      return assign(operation->aux_ld, value, bytes);
     case CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE:
       return assign(operation->bias_type, value, bytes);
     default:

@@ -14,6 +14,8 @@ struct FakeCublasLt {
   /// The next call of one of these returns CUBLAS_STATUS_EXECUTION_FAILED (matmul) or
   /// CUBLAS_STATUS_NOT_SUPPORTED (heuristic), CUBLAS_STATUS_NOT_INITIALIZED (create), once.
   std::atomic<bool> fail_matmul{false}, fail_heuristic{false}, fail_create{false};
+  /// A library without an algorithm for the gradient of GELU.
+  std::atomic<bool> lacks_gelu_gradient{false};
   /// Counts of calls that succeeded.
   std::atomic<std::int64_t> matmuls{0}, heuristics{0}, checks{0};
   /// Handles, descriptors, layouts and preferences that exist.

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "io/base/bf16.h"
+#include "tests/support/gelu.h"
 
 namespace elaswave::testing::cublaslt {
 
@@ -21,6 +22,9 @@ bool supported_types(const Problem& problem) {
   if (problem.a.type != problem.b.type || problem.c.type != problem.d.type) return false;
   if (problem.a.type == CUDA_R_32F && problem.d.type != CUDA_R_32F) return false;
   if (operation.epilogue == CUBLASLT_EPILOGUE_DEFAULT) return true;
+  if (operation.epilogue == CUBLASLT_EPILOGUE_DGELU)
+    return problem.d.type == CUDA_R_16BF && problem.d.order == CUBLASLT_ORDER_COL &&
+           problem.d.batch_count == 1 && !fake_cublaslt().lacks_gelu_gradient;
   // "Not supported when D matrix memory order is CUBLASLT_ORDER_ROW"; a bias of D's type.
   return operation.epilogue == CUBLASLT_EPILOGUE_BIAS && problem.d.order == CUBLASLT_ORDER_COL &&
          (operation.bias_type == -1 || operation.bias_type == problem.d.type);
@@ -63,6 +67,12 @@ cublasStatus_t read_problem(cublasLtMatmulDesc_t operation, cublasLtMatrixLayout
   if (inner != problem.k || static_cast<std::int64_t>(problem.d.rows) != problem.m ||
       static_cast<std::int64_t>(problem.d.cols) != problem.n || !same_layout(problem.c, problem.d))
     return CUBLAS_STATUS_INVALID_VALUE;
+  // CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD: "Must be divisible by 8 and be no less than the number of
+  // rows in the output matrix"; CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER: default null.
+  if (problem.operation.epilogue == CUBLASLT_EPILOGUE_DGELU &&
+      (problem.operation.aux == nullptr || problem.operation.aux_ld % 8 != 0 ||
+       problem.operation.aux_ld < problem.m))
+    return CUBLAS_STATUS_INVALID_VALUE;
   return supported_types(problem) ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED;
 }
 
@@ -79,6 +89,10 @@ bool offered(const Algorithm& algorithm, const Problem& problem, const FakePrefe
     if (promised < algorithm.alignment) return false;
   const auto bias = std::bit_cast<std::uintptr_t>(problem.operation.bias);
   if (problem.operation.epilogue == CUBLASLT_EPILOGUE_BIAS && bias % algorithm.alignment != 0)
+    return false;
+  // "depend on its value to determine expected pointer alignment"
+  const auto aux = std::bit_cast<std::uintptr_t>(problem.operation.aux);
+  if (problem.operation.epilogue == CUBLASLT_EPILOGUE_DGELU && aux % algorithm.alignment != 0)
     return false;
   return problem.multiple_of(static_cast<std::uint32_t>(algorithm.alignment)) &&
          algorithm.workspace_bytes(problem) <= wish.workspace_bytes;
@@ -123,6 +137,9 @@ void Work::run() const {
         if (p.operation.epilogue == CUBLASLT_EPILOGUE_BIAS)
           value += read(p.d, static_cast<const std::byte*>(p.operation.bias),
                         batch * p.operation.bias_batch_stride + row);
+        if (p.operation.epilogue == CUBLASLT_EPILOGUE_DGELU)
+          value *= gelu_slope(read(p.d, static_cast<const std::byte*>(p.operation.aux),
+                                   row + col * p.operation.aux_ld));
         write(p.d, d, batch * p.d.batch_offset + p.d.index(row, col), value);
       }
 }
@@ -132,6 +149,7 @@ bool pointers_fit(const Work& work, std::size_t workspace_bytes) {
   std::vector<const void*> pointers = {work.a, work.b, work.d};
   if (work.beta != 0) pointers.push_back(work.c);
   if (p.operation.epilogue == CUBLASLT_EPILOGUE_BIAS) pointers.push_back(p.operation.bias);
+  if (p.operation.epilogue == CUBLASLT_EPILOGUE_DGELU) pointers.push_back(p.operation.aux);
   for (const void* pointer : pointers)
     if (pointer == nullptr ||
         std::bit_cast<std::uintptr_t>(pointer) % work.algorithm.alignment != 0)

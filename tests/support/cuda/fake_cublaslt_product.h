@@ -50,6 +50,8 @@ struct FakeOperation : cublasLtMatmulDescOpaque_t {
   const void* bias = nullptr;
   std::int64_t bias_batch_stride = 0;
   std::int32_t bias_type = -1;  // the result's
+  const void* aux = nullptr;    // of the result's type
+  std::int64_t aux_ld = 0;
 };
 
 struct FakePreference : cublasLtMatmulPreferenceOpaque_t {
