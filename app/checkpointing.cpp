@@ -136,6 +136,7 @@ void Checkpointer::begin(const TrainerState& state) {
   published_.reset();
   if (shard_) {
     shard_->rewind();
+    parts_.shard.settle();  // the copier reads spans taken long ago
     copier_.start([this] { shard_->capture(sources_); });
   }
   writer_.start([this] { write_shard(); });

@@ -37,7 +37,7 @@ Engine::Engine(EngineParts parts, std::unique_ptr<Engine> before)
       stores_(make_stores(parts_, before.get())),
       reducer_(parts_.world, exchange_, parts_.blocks, stores_->sums, parts_.spec.timeout),
       gatherer_(parts_.world, exchange_, parts_.blocks, stores_->working, parts_.spec.timeout),
-      owned_(parts_.blocks, parts_.shard, parts_.machine.stream.device()),
+      owned_(parts_.blocks, parts_.shard, parts_.machine.stream),
       parameters_(parts_.inventory, stores_->working, place_.slice),
       gradients_(parts_.inventory, stores_->sums, parts_.spec.micro_batches,
                  parts_.spec.head_addends(), place_.slice),
@@ -98,7 +98,7 @@ std::unique_ptr<StageRunner> Engine::make_runner() {
 }
 
 void Engine::take_state() {
-  owned_.load(parts_.machine.stream);
+  owned_.load();
   optim::store_weights(parts_.machine, parts_.inventory, parts_.blocks, parts_.shard, owned_,
                        stores_->working);
 }
@@ -148,14 +148,19 @@ Result<void> Engine::log(Step step, optim::CommitVote& vote) {
                        parts_.spec.micro_batches, vote);
   vote.copy_digest = optim::copy_digest(machine, parts_.shard, owned_, backups_.shared(), step,
                                         parts_.spec.elastic.scrub_steps);
-  if (!mutant(Mutant::commit_without_copies)) EW_TRY(backups_.log());
+  if (!mutant(Mutant::commit_without_copies)) EW_TRY(send_log());
   vote.copies_logged += backups_.logged();
   return {};
 }
 
+Result<void> Engine::send_log() {
+  if (backups_.sends()) owned_.wait_log();  // else nothing in this step needs it on the host
+  return backups_.log();
+}
+
 Result<void> Engine::before_apply() {
   EW_TRY(gatherer_.begin_apply());
-  if (mutant(Mutant::commit_without_copies)) EW_TRY(backups_.log());
+  if (mutant(Mutant::commit_without_copies)) EW_TRY(send_log());
   return backups_.before_apply();
 }
 

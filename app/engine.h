@@ -77,7 +77,8 @@ class Engine {
   std::int64_t copies_expected() const { return backups_.expected(); }
   /// Nothing of the state is being sent or received any more: it may change.
   Result<void> before_apply();
-  /// No waits inside. Afterwards the shard stands at the record's version.
+  /// No waits inside. Afterwards the shard stands at the record's version, at the latest when
+  /// Shard::settle() returns.
   void apply(const optim::CommitRecord& record);
   /// Applies a record to the state alone, from the logs of owned blocks and of copies that were
   /// whole before its step: the engine's plan is about to be replaced.
@@ -106,6 +107,7 @@ class Engine {
   std::unique_ptr<StageRunner> make_runner();
   void prepare_device();
   void add_device_memory(spec::MemoryTable& use) const;
+  Result<void> send_log();
   /// Returns when the working weights of a layer are there, and asserts their version.
   Result<void> ready(std::int32_t layer);
 

@@ -18,11 +18,13 @@ std::vector<gpt::StageChunk> chunks_of(const layout::Plan& plan, const pipeline:
 /// Each action takes as many times longer as asked for.
 class SlowOps final : public pipeline::StageOps {
  public:
-  SlowOps(pipeline::StageOps& ops, Clock& clock, std::function<double()> factor)
-      : ops_(ops), clock_(clock), factor_(std::move(factor)) {}
+  SlowOps(pipeline::StageOps& ops, device::Stream& stream, Clock& clock,
+          std::function<double()> factor)
+      : ops_(ops), stream_(stream), clock_(clock), factor_(std::move(factor)) {}
   Result<void> run(const pipeline::Task& task) override {
     const Nanoseconds begin = clock_.now();
     EW_TRY(ops_.run(task));
+    stream_.synchronize();  // what it takes, not what it takes to issue it
     const double more = factor_() - 1;
     if (more > 0)
       clock_.sleep(static_cast<Nanoseconds>(more * static_cast<double>(clock_.now() - begin)));
@@ -31,6 +33,7 @@ class SlowOps final : public pipeline::StageOps {
 
  private:
   pipeline::StageOps& ops_;
+  device::Stream& stream_;
   Clock& clock_;
   std::function<double()> factor_;
 };
@@ -66,7 +69,8 @@ StageRunner::StageRunner(const RunnerParts& parts)
                       .done = parts.sums_done,
                       .losses = [this](std::span<const float> losses) { add_losses(losses); }});
   if (parts.slow_factor)
-    slowed_ = std::make_unique<SlowOps>(*stage_, parts.world.clock(), parts.slow_factor);
+    slowed_ = std::make_unique<SlowOps>(*stage_, parts.machine.stream, parts.world.clock(),
+                                        parts.slow_factor);
   executor_ = std::make_unique<pipeline::Executor>(
       pipeline::ExecutorParts{.world = parts.world,
                               .plan = parts_.plan,
@@ -74,7 +78,7 @@ StageRunner::StageRunner(const RunnerParts& parts)
                               .ops = slowed_ ? *slowed_ : *stage_,
                               .shape = stage_->boundary(),
                               .timeout = spec.timeout,
-                              .device = parts.machine.stream.device(),
+                              .stream = parts.machine.stream,
                               .between = parts.between},
       std::max(program_.boundaries, evaluation_.boundaries));
   stage_->expect_losses(std::ssize(layout::micro_batches_of(parts_.plan, parts_.place)));
@@ -123,7 +127,7 @@ std::vector<comm::Expected> StageRunner::messages() const {
   };
   const std::int64_t bytes =
       std::max(numbers(ceil_div(tokens, slices_->slices()) * parts_.spec.model.hidden),
-               std::min(tokens, kernels::kLossChunkTokens) *
+               std::min(tokens, parts_.spec.loss_chunk_tokens) *
                    static_cast<std::int64_t>(sizeof(kernels::LogitStats)));
   for (const comm::Direction direction : {comm::Direction::send, comm::Direction::receive})
     all.push_back({comm::Channel::tensor, direction, bytes, peers});
@@ -155,7 +159,8 @@ Result<Tally> StageRunner::run(const pipeline::Program& program, Step step, bool
   blank_ = &blank;
   stage_->begin_pass();
   EW_TRY(executor_->run(program, step, evaluate));
-  stage_->tell_losses();
+  stage_->tell_losses();  // synchronises
+  executor_->read_times();
   return std::move(tally_);
 }
 

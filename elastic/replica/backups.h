@@ -29,6 +29,8 @@ class Backups {
   /// Sends the log of owned blocks to their copies and receives that of the copies kept here.
   /// Returns when all of the latter are here, checked: what the vote tells as logged.
   Result<void> log();
+  /// True when log() sends the log of blocks owned here, which then has to be in the shard.
+  bool sends() const { return !log_pairs_.to.empty(); }
   /// Copies kept here whose gradient of this step is here: this rank's addend to
   /// CommitVote::copies_logged. 0 before log().
   std::int64_t logged() const { return logged_; }

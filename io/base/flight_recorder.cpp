@@ -9,7 +9,7 @@ namespace elaswave {
 namespace {
 
 constexpr std::size_t kWords = 7;
-constexpr std::size_t kEndWord = 1;
+constexpr std::size_t kBeginWord = 0, kEndWord = 1;
 using Words = std::array<std::uint64_t, kWords>;
 
 std::uint64_t two(std::int32_t low, std::int32_t high) {
@@ -51,10 +51,17 @@ FlightEvent unpack(const Words& words) {
 
 }  // namespace
 
-// A seqlock without fences (ThreadSanitizer does not know them). `sequence` is 2n + 1 while event n
-// is written and 2n + 2 when it stands. Every word is stored with release order after the odd
-// number and loaded with acquire order before `sequence` is looked at again: a reader that has seen
-// one word of a later event then also sees that event's number, and drops what it read.
+// A seqlock without fences (ThreadSanitizer does not know them). `sequence` is 4n + 1 while event n
+// is written and 4n + 2 when it stands, 4n + 3 while it is corrected and 4n + 4 after that: an
+// event as it was is not taken for what it has become. Every word is stored with release order
+// after the odd number and loaded with acquire order before `sequence` is looked at again: a reader
+// that has seen one word of a later event then also sees that event's number, and drops what it
+// read.
+constexpr std::uint64_t kWriting = 1, kStands = 2, kCorrecting = 3, kCorrected = 4;
+constexpr std::uint64_t at(std::uint64_t number, std::uint64_t state) {
+  return 4 * number + state;
+}
+
 struct FlightLane::Slot {
   std::atomic<std::uint64_t> sequence{0};
   std::array<std::atomic<std::uint64_t>, kWords> words{};
@@ -70,19 +77,28 @@ FlightLane::~FlightLane() = default;
 std::uint64_t FlightLane::start(const FlightEvent& event) {
   const std::uint64_t number = next_.load(std::memory_order_relaxed);
   Slot& slot = slots_[number % capacity_];
-  slot.sequence.store(2 * number + 1, std::memory_order_relaxed);
+  slot.sequence.store(at(number, kWriting), std::memory_order_relaxed);
   const Words words = pack(event);
   for (std::size_t i = 0; i < kWords; ++i) slot.words[i].store(words[i], std::memory_order_release);
-  slot.sequence.store(2 * number + 2, std::memory_order_release);
+  slot.sequence.store(at(number, kStands), std::memory_order_release);
   next_.store(number + 1, std::memory_order_release);
   return number;
 }
 
 void FlightLane::finish(std::uint64_t handle, Nanoseconds end) {
   Slot& slot = slots_[handle % capacity_];
-  if (slot.sequence.load(std::memory_order_relaxed) != 2 * handle + 2) return;
+  if (slot.sequence.load(std::memory_order_relaxed) != at(handle, kStands)) return;
   // One word, and the event is whole with it or without it: the sequence need not move.
   slot.words[kEndWord].store(static_cast<std::uint64_t>(end), std::memory_order_release);
+}
+
+void FlightLane::correct(std::uint64_t handle, Nanoseconds begin, Nanoseconds end) {
+  Slot& slot = slots_[handle % capacity_];
+  if (slot.sequence.load(std::memory_order_relaxed) != at(handle, kStands)) return;
+  slot.sequence.store(at(handle, kCorrecting), std::memory_order_relaxed);
+  slot.words[kBeginWord].store(static_cast<std::uint64_t>(begin), std::memory_order_release);
+  slot.words[kEndWord].store(static_cast<std::uint64_t>(end), std::memory_order_release);
+  slot.sequence.store(at(handle, kCorrected), std::memory_order_release);
 }
 
 std::vector<FlightEvent> FlightLane::snapshot() const {
@@ -103,13 +119,14 @@ std::optional<FlightEvent> FlightLane::newest() const {
   }
 }
 
-/// Nothing when the event is overwritten, or is being overwritten.
+/// Nothing when the event is overwritten, or is being written to.
 std::optional<FlightEvent> FlightLane::read(std::uint64_t number) const {
   const Slot& slot = slots_[number % capacity_];
-  if (slot.sequence.load(std::memory_order_acquire) != 2 * number + 2) return std::nullopt;
+  const std::uint64_t sequence = slot.sequence.load(std::memory_order_acquire);
+  if (sequence != at(number, kStands) && sequence != at(number, kCorrected)) return std::nullopt;
   Words words;
   for (std::size_t i = 0; i < kWords; ++i) words[i] = slot.words[i].load(std::memory_order_acquire);
-  if (slot.sequence.load(std::memory_order_relaxed) != 2 * number + 2) return std::nullopt;
+  if (slot.sequence.load(std::memory_order_relaxed) != sequence) return std::nullopt;
   return unpack(words);
 }
 

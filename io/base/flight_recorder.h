@@ -69,6 +69,9 @@ class FlightLane {
   /// is no longer valid does nothing.
   std::uint64_t start(const FlightEvent& event);
   void finish(std::uint64_t handle, Nanoseconds end);
+  /// When it is known what the event was in truth, once for each: a device does an action later
+  /// than it is issued. Does nothing as finish().
+  void correct(std::uint64_t handle, Nanoseconds begin, Nanoseconds end);
   void add(const FlightEvent& event) { start(event); }
 
   /// Oldest first.

@@ -54,10 +54,10 @@ Result<std::uint64_t> fingerprint(const kernels::Machine& machine, const spec::M
   zero::TensorStore working(blocks, storage_bytes, device);
   zero::GradSums sums(blocks, zero::SumMode::exact, std::vector<bool>(storage_bytes.size(), true),
                       machine.arithmetic);
-  zero::Shard shard(blocks, solo_plan(blocks), 0);
-  optim::OwnedState owned(blocks, shard, device);
+  zero::Shard shard(blocks, solo_plan(blocks), 0, device);
+  optim::OwnedState owned(blocks, shard, machine.stream);
   initialize(machine.host_stream, inventory, blocks, kSeed, shard);
-  owned.load(machine.stream);
+  owned.load();
   optim::store_weights(machine, inventory, blocks, shard, owned, working);
 
   const layers::Context context{.ops = machine.ops,

@@ -6,30 +6,40 @@
 
 namespace elaswave::optim {
 
-void log_gradients(const kernels::Machine& machine, const layout::BlockTable& blocks,
-                   zero::Shard& shard, OwnedState& owned, zero::GradSums& sums,
-                   std::int64_t micro_batches, CommitVote& vote) {
-  const bool exact = sums.mode() == zero::SumMode::exact;
-  const double scale =
-      (exact ? std::ldexp(1.0, -kernels::kFractionBits) : 1.0) / static_cast<double>(micro_batches);
-  std::vector<kernels::MeanGradient> means;
-  std::vector<std::span<const float>> logs;
+namespace {
+
+void list_means(const layout::BlockTable& blocks, zero::Shard& shard, OwnedState& owned,
+                zero::GradSums& sums, BlockLists& lists) {
   for (std::size_t index = 0; index < shard.owned().size(); ++index) {
     const layout::Block& block = blocks.block(shard.owned()[index].block);
     const std::span<std::byte> bytes = sums.bytes(block);
     const auto elems = static_cast<std::size_t>(block.elems);
-    kernels::MeanGradient mean{.scale = scale, .mean = owned.log(index)};
-    if (exact)
+    kernels::MeanGradient mean{.mean = owned.log(index)};
+    if (sums.mode() == zero::SumMode::exact)
       mean.exact_sums = {reinterpret_cast<const std::int64_t*>(bytes.data()), elems};
     else
       mean.fast_sums = {reinterpret_cast<const float*>(bytes.data()), elems};
-    means.push_back(mean);
-    logs.push_back(mean.mean);
+    lists.means.push_back(mean);
+    lists.logs.push_back(mean.mean);
   }
-  machine.ops.mean_gradient(machine.stream, means);
-  owned.store_log(machine.stream);
-  std::vector<double> squares(logs.size());
-  machine.ops.sum_squares(machine.stream, logs, squares);
+}
+
+}  // namespace
+
+void log_gradients(const kernels::Machine& machine, const layout::BlockTable& blocks,
+                   zero::Shard& shard, OwnedState& owned, zero::GradSums& sums,
+                   std::int64_t micro_batches, CommitVote& vote) {
+  owned.begin_log();
+  BlockLists& lists = owned.lists();
+  if (lists.means.empty()) list_means(blocks, shard, owned, sums, lists);
+  const bool exact = sums.mode() == zero::SumMode::exact;
+  const double scale =
+      (exact ? std::ldexp(1.0, -kernels::kFractionBits) : 1.0) / static_cast<double>(micro_batches);
+  for (kernels::MeanGradient& mean : lists.means) mean.scale = scale;
+  machine.ops.mean_gradient(machine.stream, lists.means);
+  owned.store_log();
+  std::vector<double> squares(lists.logs.size());
+  machine.ops.sum_squares(machine.stream, lists.logs, squares);
   machine.stream.synchronize();
   for (const double square : squares) {
     if (std::isfinite(square))
@@ -37,41 +47,62 @@ void log_gradients(const kernels::Machine& machine, const layout::BlockTable& bl
     else
       vote.bad_ranks = 1;
   }
-  vote.blocks_logged += static_cast<std::int64_t>(logs.size());
+  vote.blocks_logged += static_cast<std::int64_t>(lists.logs.size());
 }
 
 namespace {
 
-/// Lists of updates.
-class Updates {
+class UpdateLister {
  public:
-  Updates(const spec::Inventory& inventory, const layout::BlockTable& blocks,
-          const CommitRecord& record)
-      : inventory_(inventory), blocks_(blocks), record_(record) {}
+  UpdateLister(const spec::Inventory& inventory, const layout::BlockTable& blocks,
+               zero::Shard& shard)
+      : inventory_(inventory), blocks_(blocks), shard_(shard) {}
 
   const spec::TensorSpec& tensor(std::int64_t block) const {
     return inventory_.tensor(inventory_.part(blocks_.block(block).part).tensor);
   }
-  void add(std::int64_t block, kernels::AdamW update) {
-    update.scalars = record_.scalars;
-    if (!tensor(block).decay) update.scalars.weight_decay = 0;
-    list_.push_back(update);
+  void add(std::int64_t block, const kernels::AdamW& update, BlockLists::Updates& to) const {
+    to.blocks.push_back(update);
+    to.decays.push_back(tensor(block).decay ? 1 : 0);
   }
-  void add(zero::Shard& shard, const zero::HeldBlock& held) {
-    add(held.block, {.master = shard.master(held),
-                     .moment1 = shard.moment1(held),
-                     .moment2 = shard.moment2(held),
-                     .grad = shard.log(held),
-                     .scalars = {}});
+  /// Where it is in the shard.
+  void add(const zero::HeldBlock& held, BlockLists::Updates& to) const {
+    add(held.block,
+        {.master = shard_.master(held),
+         .moment1 = shard_.moment1(held),
+         .moment2 = shard_.moment2(held),
+         .grad = shard_.log(held),
+         .scalars = {}},
+        to);
   }
-  std::span<const kernels::AdamW> list() const { return list_; }
+  void add_owned(OwnedState& owned, zero::TensorStore& working, BlockLists& lists) const {
+    for (std::size_t index = 0; index < shard_.owned().size(); ++index) {
+      const zero::HeldBlock& held = shard_.owned()[index];
+      add(held.block,
+          {.master = owned.master(index),
+           .moment1 = owned.moment1(index),
+           .moment2 = owned.moment2(index),
+           .grad = owned.log(index),
+           .scalars = {},
+           .working = working.bytes(blocks_.block(held.block)).data(),
+           .working_dtype = tensor(held.block).storage},
+          lists.updates);
+      if (owned.mirrored()) add(held, lists.mirror);
+    }
+  }
 
  private:
   const spec::Inventory& inventory_;
   const layout::BlockTable& blocks_;
-  const CommitRecord& record_;
-  std::vector<kernels::AdamW> list_;
+  zero::Shard& shard_;
 };
+
+void set_scalars(BlockLists::Updates& updates, const kernels::AdamWScalars& scalars) {
+  for (std::size_t i = 0; i < updates.blocks.size(); ++i) {
+    updates.blocks[i].scalars = scalars;
+    if (updates.decays[i] == 0) updates.blocks[i].scalars.weight_decay = 0;
+  }
+}
 
 }  // namespace
 
@@ -79,24 +110,24 @@ void apply(const kernels::Machine& machine, const spec::Inventory& inventory,
            const layout::BlockTable& blocks, zero::Shard& shard, OwnedState& owned,
            std::span<const zero::HeldBlock> following, const CommitRecord& record,
            zero::TensorStore& working) {
+  shard.settle();  // an update under way reads the list
   shard.version = record.version;
   if (record.skip) return;
-  Updates updates(inventory, blocks, record), at_host(inventory, blocks, record);
-  for (std::size_t index = 0; index < shard.owned().size(); ++index) {
-    const zero::HeldBlock& held = shard.owned()[index];
-    updates.add(held.block, {.master = owned.master(index),
-                             .moment1 = owned.moment1(index),
-                             .moment2 = owned.moment2(index),
-                             .grad = owned.log(index),
-                             .scalars = {},
-                             .working = working.bytes(blocks.block(held.block)).data(),
-                             .working_dtype = updates.tensor(held.block).storage});
-    if (owned.mirrored()) at_host.add(shard, held);
-  }
-  Updates& copies = owned.mirrored() ? at_host : updates;
-  for (const zero::HeldBlock& backup : following) copies.add(shard, backup);
-  machine.ops.adamw(machine.stream, updates.list());
-  if (owned.mirrored()) machine.host_ops.adamw(machine.host_stream, at_host.list());
+  BlockLists& lists = owned.lists();
+  const UpdateLister lister(inventory, blocks, shard);
+  if (lists.updates.blocks.empty()) lister.add_owned(owned, working, lists);
+  BlockLists::Updates& copies = owned.mirrored() ? lists.mirror : lists.updates;
+  copies.blocks.resize(shard.owned().size());
+  copies.decays.resize(shard.owned().size());
+  for (const zero::HeldBlock& backup : following) lister.add(backup, copies);
+  set_scalars(lists.updates, record.scalars);
+  set_scalars(lists.mirror, record.scalars);
+  machine.ops.adamw(machine.stream, lists.updates.blocks);
+  if (owned.mirrored())
+    shard.update_beside([machine, &owned] {
+      owned.wait_log();
+      machine.host_ops.adamw(machine.host_stream, owned.lists().mirror.blocks);
+    });
 }
 
 void store_weights(const kernels::Machine& machine, const spec::Inventory& inventory,

@@ -15,14 +15,16 @@ namespace elaswave::optim {
 
 /// Turns the reduced sums of this rank's blocks into mean gradients in the logs of `owned` and the
 /// shard, and adds their squares, their number and their finiteness to `vote`. Returns when all is
-/// there. REQUIRES: the sums are complete.
+/// there but the shard's logs, where they are a mirror: OwnedState::wait_log(). REQUIRES: the sums
+/// are complete.
 void log_gradients(const kernels::Machine& machine, const layout::BlockTable& blocks,
                    zero::Shard& shard, OwnedState& owned, zero::GradSums& sums,
                    std::int64_t micro_batches, CommitVote& vote);
 
 /// Applies the record to this rank's blocks in place and stores the new working weights; backups in
 /// `following` are updated from their log as their owners are, and have no working weights. No
-/// waits inside. A skipped step only moves the version on.
+/// waits inside: a shard that is a mirror is updated beside the caller, on machine.host_stream,
+/// which is the update's until Shard::settle(). A skipped step only moves the version on.
 void apply(const kernels::Machine& machine, const spec::Inventory& inventory,
            const layout::BlockTable& blocks, zero::Shard& shard, OwnedState& owned,
            std::span<const zero::HeldBlock> following, const CommitRecord& record,

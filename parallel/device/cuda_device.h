@@ -102,6 +102,8 @@ class CudaStream final : public Stream {
   Mark mark() override;
   bool reached(Mark mark) override;
   void follow(Stream& other, Mark mark) override;
+  std::unique_ptr<Stream> beside() override { return std::make_unique<CudaStream>(*device_); }
+  std::unique_ptr<Stopwatch> stopwatch(const Clock& clock) override;
 
   /// For kernels and libraries: a cudaStream_t.
   CUstream_st* handle() const { return handle_; }

@@ -9,8 +9,7 @@ namespace {
 
 cudaEvent_t make_event(unsigned flags) {
   cudaEvent_t event = nullptr;
-  check_cuda(cudaEventCreateWithFlags(&event, flags | cudaEventDisableTiming),
-             "cudaEventCreateWithFlags");
+  check_cuda(cudaEventCreateWithFlags(&event, flags), "cudaEventCreateWithFlags");
   return event;
 }
 
@@ -18,11 +17,45 @@ void destroy_event(cudaEvent_t event) noexcept {
   if (event != nullptr) release_cuda(cudaEventDestroy(event), "cudaEventDestroy");
 }
 
+// Marks are recorded often: without a time, that is cheap.
+constexpr unsigned kMark = cudaEventDisableTiming;
+
+class CudaStopwatch final : public Stopwatch {
+ public:
+  explicit CudaStopwatch(CudaStream& stream) : stream_(stream) {}
+  ~CudaStopwatch() override {
+    for (cudaEvent_t event : events_) destroy_event(event);
+  }
+  CudaStopwatch(const CudaStopwatch&) = delete;
+  CudaStopwatch& operator=(const CudaStopwatch&) = delete;
+
+  void clear() override { stamped_ = 0; }
+  void stamp() override {
+    stream_.device().select();
+    if (stamped_ == events_.size()) events_.push_back(make_event(cudaEventDefault));
+    check_cuda(cudaEventRecord(events_[stamped_], stream_.handle()), "cudaEventRecord");
+    ++stamped_;
+  }
+  Nanoseconds at(std::size_t stamp) override {
+    EW_CHECK(stamp < stamped_, "stamp {} of {}", stamp, stamped_);
+    if (stamp == 0) return 0;
+    float milliseconds = 0;  // exact to 1 us after 16 s
+    check_cuda(cudaEventElapsedTime(&milliseconds, events_.front(), events_[stamp]),
+               "cudaEventElapsedTime");
+    return static_cast<Nanoseconds>(static_cast<double>(milliseconds) * kMillisecond);
+  }
+
+ private:
+  CudaStream& stream_;
+  std::vector<cudaEvent_t> events_;  // those from stamped_ on wait to be used again
+  std::size_t stamped_ = 0;
+};
+
 }  // namespace
 
 CudaStream::CudaStream(CudaDevice& device) : device_(&device) {
   device_->select();
-  idle_ = make_event(cudaEventBlockingSync);
+  idle_ = make_event(cudaEventBlockingSync | cudaEventDisableTiming);
   const cudaError_t status = cudaStreamCreateWithFlags(&handle_, cudaStreamNonBlocking);
   if (status != cudaSuccess) destroy_event(idle_);
   check_cuda(status, "cudaStreamCreateWithFlags");
@@ -82,7 +115,7 @@ bool CudaStream::retire_oldest() {
 
 cudaEvent_t CudaStream::take_event() {
   if (spare_.empty() && !pending_.empty()) retire_oldest();
-  if (spare_.empty()) return make_event(0);
+  if (spare_.empty()) return make_event(kMark);
   const cudaEvent_t event = spare_.back();
   spare_.pop_back();
   return event;
@@ -115,6 +148,10 @@ void CudaStream::follow(Stream& other, Mark mark) {
   device_->select();
   check_cuda(cudaStreamWaitEvent(handle_, stream->pending_[number - stream->passed_ - 1], 0),
              "cudaStreamWaitEvent");
+}
+
+std::unique_ptr<Stopwatch> CudaStream::stopwatch(const Clock&) {
+  return std::make_unique<CudaStopwatch>(*this);
 }
 
 }  // namespace elaswave::device

@@ -1,5 +1,7 @@
 #include <cstring>
+#include <vector>
 
+#include "io/base/error.h"
 #include "io/base/memory.h"
 #include "parallel/device/device.h"
 #include "parallel/device/stream.h"
@@ -20,7 +22,26 @@ class HostDevice final : public Device {
   std::string name() const override { return "host"; }
 };
 
+class HostStopwatch final : public Stopwatch {
+ public:
+  explicit HostStopwatch(const Clock& clock) : clock_(clock) {}
+  void clear() override { stamps_.clear(); }
+  void stamp() override { stamps_.push_back(clock_.now()); }
+  Nanoseconds at(std::size_t stamp) override {
+    EW_CHECK(stamp < stamps_.size(), "stamp {} of {}", stamp, stamps_.size());
+    return stamps_[stamp] - stamps_.front();
+  }
+
+ private:
+  const Clock& clock_;
+  std::vector<Nanoseconds> stamps_;
+};
+
 }  // namespace
+
+std::unique_ptr<Stopwatch> host_stopwatch(const Clock& clock) {
+  return std::make_unique<HostStopwatch>(clock);
+}
 
 Device& host_device() {
   static HostDevice device;  // without state

@@ -19,8 +19,9 @@ bool needs_gradient(Op op) {
 
 Executor::Executor(const ExecutorParts& parts, std::int32_t boundaries)
     : parts_(parts),
-      memory_(parts.device, boundaries * parts.shape.size_bytes()),
-      boundaries_(boundaries) {
+      memory_(parts.stream.device(), boundaries * parts.shape.size_bytes()),
+      boundaries_(boundaries),
+      stopwatch_(parts.stream.stopwatch(parts.world.clock())) {
   for (std::int32_t index = boundaries; index-- > 0;) free_.push_back(index);
 }
 
@@ -75,7 +76,9 @@ void Executor::begin(const Program& program) {
            program.boundaries, boundaries_);
   program_ = &program;
   began_ = parts_.world.clock().now();
-  time_ = {};
+  stopwatch_->clear();
+  stopwatch_->stamp();
+  issued_.clear();
   posted_ = 0;
   receives_.assign(program.receives.size(), {});
   cells_.assign(static_cast<std::size_t>(parts_.plan.chunks()) *
@@ -86,7 +89,6 @@ void Executor::begin(const Program& program) {
 Result<void> Executor::execute(const Instruction& instruction) {
   const Action& action = instruction.action;
   const bool forward = action.op == Op::forward;
-  FlightLane& lane = parts_.world.recorder().compute;
   parts_.world.set_activity({step_, to_text(action)});
   post_receives(instruction.post_until);
   if (instruction.send >= 0)
@@ -102,28 +104,16 @@ Result<void> Executor::execute(const Instruction& instruction) {
   const std::int32_t output = forward && !last_chunk ? acquire() : kNone;
   if (needs_gradient(action.op) && last_chunk) mine.gradient = acquire();
 
-  const Nanoseconds begin = parts_.world.clock().now();
-  const std::uint64_t flight = lane.start({.begin = begin,
-                                           .step = step_,
-                                           .kind = FlightKind::action,
-                                           .detail = static_cast<std::uint8_t>(action.op),
-                                           .chunk = action.chunk,
-                                           .micro_batch = action.micro_batch});
-  EW_TRY(
-      parts_.ops.run({.action = action,
-                      .input = matrix(mine.input),
-                      .output = matrix(output),
-                      .gradient = needs_gradient(action.op) ? matrix(mine.gradient) : device::Mat{},
-                      .stash = instruction.stash,
-                      .keep = instruction.keep,
-                      .weight_stash = instruction.weight_stash,
-                      .final = instruction.final,
-                      .final_tied = instruction.final_tied,
-                      .evaluate = evaluate_}));
-  const Nanoseconds end = parts_.world.clock().now();
-  lane.finish(flight, end);
-  time_.actions += end - begin;
-  time_.span = end - began_;
+  EW_TRY(perform({.action = action,
+                  .input = matrix(mine.input),
+                  .output = matrix(output),
+                  .gradient = needs_gradient(action.op) ? matrix(mine.gradient) : device::Mat{},
+                  .stash = instruction.stash,
+                  .keep = instruction.keep,
+                  .weight_stash = instruction.weight_stash,
+                  .final = instruction.final,
+                  .final_tied = instruction.final_tied,
+                  .evaluate = evaluate_}));
 
   const std::int32_t made = forward ? output : needs_gradient(action.op) ? mine.gradient : kNone;
   if (instruction.send >= 0) {
@@ -143,6 +133,42 @@ Result<void> Executor::execute(const Instruction& instruction) {
     mine.input = kNone;
   }
   return parts_.between ? parts_.between() : Result<void>{};
+}
+
+/// What runs is entered in the flight recorder and timed.
+Result<void> Executor::perform(const Task& task) {
+  FlightLane& lane = parts_.world.recorder().compute;
+  const Action& action = task.action;
+  const Nanoseconds begin = parts_.world.clock().now();
+  const std::uint64_t flight = lane.start({.begin = begin,
+                                           .step = step_,
+                                           .kind = FlightKind::action,
+                                           .detail = static_cast<std::uint8_t>(action.op),
+                                           .chunk = action.chunk,
+                                           .micro_batch = action.micro_batch});
+  stopwatch_->stamp();
+  EW_TRY(parts_.ops.run(task));
+  stopwatch_->stamp();
+  const Nanoseconds end = parts_.world.clock().now();
+  lane.finish(flight, end);
+  issued_.push_back({flight, begin, end});
+  return {};
+}
+
+void Executor::read_times() {
+  // No stamp is passed before it is issued; the one that was passed at once tells the stream's time
+  // by this rank's clock.
+  Nanoseconds origin = began_;
+  for (std::size_t i = 0; i < issued_.size(); ++i)
+    origin = std::max({origin, issued_[i].begin - stopwatch_->at(2 * i + 1),
+                       issued_[i].end - stopwatch_->at(2 * i + 2)});
+  time_ = {};
+  for (std::size_t i = 0; i < issued_.size(); ++i) {
+    const Nanoseconds begin = stopwatch_->at(2 * i + 1), end = stopwatch_->at(2 * i + 2);
+    parts_.world.recorder().compute.correct(issued_[i].flight, origin + begin, origin + end);
+    time_.actions += end - begin;
+    time_.span = end;
+  }
 }
 
 void Executor::post_receives(std::int32_t until) {

@@ -6,9 +6,12 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <memory>
 #include <vector>
 
 #include "parallel/comm/world.h"
+#include "parallel/device/buffer.h"
+#include "parallel/device/stream.h"
 #include "parallel/pipeline/program.h"
 #include "parallel/pipeline/stage_ops.h"
 
@@ -21,13 +24,14 @@ struct ExecutorParts {
   StageOps& ops;
   BoundaryShape shape;  // of this rank's slice
   Nanoseconds timeout = 0;
-  device::Device& device = device::host_device();  // that the stage works on
+  device::Stream& stream;  // that the stage works on
   /// Called after every action; lets other traffic move. Must not block.
   std::function<Result<void>()> between;
 };
 
-/// Of one run: from its begin to the end of its last action, and the part of that in actions. What
-/// an action waits for inside (other slices, weights) counts as action.
+/// Of one run: from its begin to the end of its last action, and the part of that in actions, where
+/// the work is done: in the stream's time. What an action waits for inside (other slices, weights)
+/// counts as action.
 struct RunTime {
   Nanoseconds span = 0, actions = 0;
 };
@@ -49,7 +53,11 @@ class Executor {
   /// That a run of the program may have under way.
   std::vector<comm::Expected> messages(const Program& program) const;
 
-  /// Of the last run().
+  /// After run(): finds out when its actions were done, for time() and for the flight recorder,
+  /// which has known when they were issued. REQUIRES: the stream was synchronised since. Throws
+  /// DeviceLost.
+  void read_times();
+  /// Of the last run() that read_times() followed.
   const RunTime& time() const { return time_; }
   std::int64_t boundary_bytes() const { return memory_.size_bytes(); }
 
@@ -60,6 +68,11 @@ class Executor {
     std::int32_t matrix = kNone;
     comm::Work work;
   };
+  /// An action by this rank's clock. Stamp 0 is the run's begin, action i has 2i + 1 and 2i + 2.
+  struct Issued {
+    std::uint64_t flight = 0;
+    Nanoseconds begin = 0, end = 0;
+  };
   /// What is known of one (chunk, micro-batch) while it is under way.
   struct Cell {
     std::int32_t input = kNone, gradient = kNone;  // matrices
@@ -67,6 +80,7 @@ class Executor {
 
   void begin(const Program& program);
   Result<void> execute(const Instruction& instruction);
+  Result<void> perform(const Task& task);
   void post_receives(std::int32_t until);
   Result<void> wait_for_send_slot(std::int32_t peer);
   Result<void> finish_sends();
@@ -84,13 +98,15 @@ class Executor {
   device::Buffer memory_;
   std::int32_t boundaries_;
   std::vector<std::int32_t> free_;
+  std::unique_ptr<device::Stopwatch> stopwatch_;
+  RunTime time_;
 
   // Of the run under way.
   const Program* program_ = nullptr;
   Step step_{};
   bool evaluate_ = false;
   Nanoseconds began_ = 0;
-  RunTime time_;
+  std::vector<Issued> issued_;
   std::int32_t posted_ = 0;
   std::vector<comm::Work> receives_;
   std::deque<Sending> sending_;  // oldest first

@@ -29,13 +29,9 @@ Shard::Shard(const layout::BlockTable& blocks, const layout::Plan& plan, std::in
 }
 
 void Shard::adopt(const layout::Plan& plan) {
+  settle();
   take_roles(plan);
-  std::vector<std::int64_t> missing;
-  for (const auto* role : {&owned_, &backups_})
-    for (const HeldBlock& held : *role)
-      if (find(held.block) == nullptr) missing.push_back(held.block);
-  std::sort(missing.begin(), missing.end());
-  allocate(missing);
+  allocate(missing());
   for (auto* role : {&owned_, &backups_})
     for (HeldBlock& held : *role) held = held_[position(held.block)];
 }
@@ -65,8 +61,17 @@ void Shard::take_roles(const layout::Plan& plan) {
   layer_begin_.push_back(owned_.size());
 }
 
+/// Blocks with a role and without memory, owned ones first.
+std::vector<std::int64_t> Shard::missing() const {
+  std::vector<std::int64_t> missing;
+  for (const auto* role : {&owned_, &backups_})
+    for (const HeldBlock& held : *role)
+      if (find(held.block) == nullptr) missing.push_back(held.block);
+  return missing;
+}
+
 /// Gives the blocks memory, none of them whole: freed slots of the same size first, one slab for
-/// all others.
+/// all others, in the order of the list.
 void Shard::allocate(std::span<const std::int64_t> missing) {
   if (missing.empty()) return;
   std::vector<HeldBlock> added;
@@ -74,10 +79,10 @@ void Shard::allocate(std::span<const std::int64_t> missing) {
   std::int64_t elems = 0;
   for (const std::int64_t block : missing) {
     HeldBlock& held = added.emplace_back(HeldBlock{.block = block});
-    const auto slots = free_.find(kRanges * stride(block));
+    const auto slots = free_.find(stride(block));
     if (slots == free_.end() || slots->second.empty()) {
       without_slot.push_back(added.size() - 1);
-      held.offset = std::exchange(elems, elems + kRanges * stride(block));
+      held.offset = std::exchange(elems, elems + stride(block));
       continue;
     }
     const Slot slot = slots->second.back();
@@ -90,6 +95,7 @@ void Shard::allocate(std::span<const std::int64_t> missing) {
     for (const std::size_t index : without_slot) added[index].slab = slab;
   }
   for (const HeldBlock& held : added) ++slabs_[static_cast<std::size_t>(held.slab)].held;
+  std::ranges::sort(added, {}, &HeldBlock::block);
 
   std::vector<HeldBlock> all;
   std::vector<char> whole;
@@ -109,11 +115,12 @@ void Shard::allocate(std::span<const std::int64_t> missing) {
   whole_ = std::move(whole);
 }
 
-std::int32_t Shard::add_slab(std::int64_t elems) {
+std::int32_t Shard::add_slab(std::int64_t range_elems) {
   const auto gone = std::find_if(slabs_.begin(), slabs_.end(),
                                  [](const Slab& slab) { return slab.memory.size_bytes() == 0; });
   Slab& slab = gone == slabs_.end() ? slabs_.emplace_back() : *gone;
-  slab.memory = device::Buffer(*device_, elems * kFloatBytes, device::Space::host);
+  slab.memory = device::Buffer(*device_, kRanges * range_elems * kFloatBytes, device::Space::host);
+  slab.range_elems = range_elems;
   return static_cast<std::int32_t>(&slab - slabs_.data());
 }
 
@@ -124,7 +131,7 @@ void Shard::drop_unused() {
     const HeldBlock& held = held_[i];
     if (next != unused_.end() && next->block == held.block) {
       --slabs_[static_cast<std::size_t>(held.slab)].held;
-      free_[kRanges * stride(held.block)].push_back({held.slab, held.offset});
+      free_[stride(held.block)].push_back({held.slab, held.offset});
       ++next;
       continue;
     }
@@ -191,10 +198,24 @@ std::int64_t Shard::stride(std::int64_t block) const {
 }
 
 std::span<float> Shard::range(const HeldBlock& held, std::int64_t kind) {
-  device::Buffer& memory = slabs_[static_cast<std::size_t>(held.slab)].memory;
-  return memory.as<float>().subspan(
-      static_cast<std::size_t>(held.offset + kind * stride(held.block)),
+  if (update_.pending()) settle();
+  Slab& slab = slabs_[static_cast<std::size_t>(held.slab)];
+  return slab.memory.as<float>().subspan(
+      static_cast<std::size_t>(held.offset + kind * slab.range_elems),
       static_cast<std::size_t>(blocks_->block(held.block).elems));
+}
+
+void Shard::update_beside(std::function<void()> work) {
+  settle();
+  update_.start(std::move(work));
+}
+
+void Shard::settle() {
+  update_.finish();
+}
+
+void Shard::wait_for_update() noexcept {
+  update_.wait();
 }
 
 }  // namespace elaswave::zero

@@ -1,16 +1,20 @@
 // State that one rank holds of the model's blocks: master weights, both moments, and the log of
 // mean gradients, f32. Owned blocks feed the gather; backups follow the log of another's
 // (interleaved ZeRO-1 with copies). Roles come from a plan; memory follows blocks, so a promotion
-// copies nothing.
+// copies nothing. An allocation holds its blocks' master weights one after another, then their
+// first moments, second moments and logs, those that were owned at first ahead of the others: what
+// is copied to and from a device is few pieces.
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <span>
 #include <vector>
 
 #include "io/base/types.h"
 #include "parallel/device/buffer.h"
+#include "parallel/device/pending_work.h"
 #include "parallel/layout/plan.h"
 
 namespace elaswave::zero {
@@ -19,7 +23,7 @@ namespace elaswave::zero {
 struct HeldBlock {
   std::int64_t block = 0;   // index in the block table
   std::int32_t slab = 0;    // internal: where in the shard
-  std::int64_t offset = 0;  // internal, elements
+  std::int64_t offset = 0;  // internal, elements from the begin of each kind
 };
 
 /// A block that several ranks hold: how often its hash counts where copies are compared, as many
@@ -29,6 +33,8 @@ struct SharedBlock {
   std::int64_t weight = 0;
 };
 
+/// THREADS: one caller. It may have the contents of blocks updated on a thread of their own; who
+/// asks for contents then waits until that has ended, so nobody sees an update half done.
 class Shard {
  public:
   /// Allocates what the plan gives this rank. Owned blocks count as whole (init or a checkpoint
@@ -68,14 +74,25 @@ class Shard {
   /// Mean gradient of the step under way: the log that the update is applied from.
   std::span<float> log(const HeldBlock& held) { return range(held, 3); }
 
-  /// The version that all whole blocks stand at.
+  /// Runs `work` beside the caller, or at once where the system has no thread left. Spans of blocks
+  /// taken before are its own until settle(); it must not call this object. REQUIRES: the blocks it
+  /// works on stay held.
+  void update_beside(std::function<void()> work);
+  /// Returns when no update is under way; spans taken before may be read again. Throws what the
+  /// update threw, this time and every time after: the contents are lost then.
+  void settle();
+  /// As settle(), for who is about to give back what an update uses: throws nothing.
+  void wait_for_update() noexcept;
+
+  /// The version that all whole blocks stand at, or that the update under way takes them to.
   Version version;
 
  private:
   /// One allocation. It goes back to the system when none of its blocks is held any more.
   struct Slab {
     device::Buffer memory;
-    std::int64_t held = 0;  // blocks
+    std::int64_t range_elems = 0;  // of each kind
+    std::int64_t held = 0;         // blocks
   };
   struct Slot {
     std::int32_t slab = 0;
@@ -83,8 +100,9 @@ class Shard {
   };
 
   void take_roles(const layout::Plan& plan);
+  std::vector<std::int64_t> missing() const;
   void allocate(std::span<const std::int64_t> missing);
-  std::int32_t add_slab(std::int64_t elems);
+  std::int32_t add_slab(std::int64_t range_elems);
   std::size_t position(std::int64_t block) const;
   /// Elements of one of the four ranges of a block, from line to line.
   std::int64_t stride(std::int64_t block) const;
@@ -98,7 +116,8 @@ class Shard {
   std::vector<HeldBlock> owned_, backups_, unused_;
   std::vector<std::size_t> layer_begin_;            // in owned_
   std::vector<Slab> slabs_;                         // those given back are empty
-  std::map<std::int64_t, std::vector<Slot>> free_;  // by elements of the slot, last freed last
+  std::map<std::int64_t, std::vector<Slot>> free_;  // by stride of the slot, last freed last
+  device::PendingWork update_;                      // last: waits where it goes
 };
 
 }  // namespace elaswave::zero

@@ -83,11 +83,13 @@ Result<int> run(const std::string& name, std::int64_t action, int steps) {
   const layout::Place place = layout::place_of(bench.plan, world->world_rank());
   const pipeline::Program program = pipeline::lower(bench.plan, place.stage, place.replica);
   test::EmulatedStage stage(world->clock(), bench.costs);
+  device::CpuStream stream(1);
   pipeline::Executor executor({.world = *world,
                                .plan = bench.plan,
                                .ops = stage,
                                .shape = {256, 64, DType::f32},
                                .timeout = 60 * kSecond,
+                               .stream = stream,
                                .between = {}},
                               program.boundaries);
   const comm::Group all = comm::everyone(*world);

@@ -1,6 +1,7 @@
 // Training runs on a CPU whose memory host code cannot touch: every exchange, recovery, checkpoint
 // and digest must go through streams and staging, or the process dies at the very line. The numbers
 // are those of runs on bare host memory, bit by bit.
+#include "io/checkpoint/store.h"
 #include "tests/property/device_training.h"
 #include "tests/support/blind_machine.h"
 
@@ -9,6 +10,7 @@ namespace {
 
 constexpr app::MakeRankDevice kBare = &app::make_cpu_rank;
 constexpr app::MakeRankDevice kGlass = &::elaswave::testing::make_blind_rank;
+constexpr app::MakeRankDevice kSlowMirror = &::elaswave::testing::make_slow_blind_rank;
 
 class GlassTest : public DeviceTraining {
  protected:
@@ -66,6 +68,38 @@ TEST_F(GlassTest, bf16) {
   app::Config recipe = config();
   recipe.parallel.pp = 2;
   expect_survival(kGlass, train(recipe, 8, kBare).steps);
+}
+
+// The host's update of the shard is the last to end in every step: nobody reads before it has.
+TEST_F(GlassTest, a_slow_mirror) {
+  app::Config recipe = config();
+  expect_equal(train(recipe, 1, kSlowMirror).steps, train(recipe, 1, kBare).steps);
+  recipe.parallel.pp = 2;
+  recipe.parallel.tp = 2;
+  expect_equal(train(recipe, 8, kSlowMirror).steps, train(recipe, 8, kBare).steps);
+}
+
+TEST_F(GlassTest, checkpoints_of_a_slow_mirror) {
+  ::elaswave::testing::FakeFileSystem bare_files, files;
+  app::Config saving = config();
+  saving.log.digest_every = 0;  // a digest waits as well
+  saving.checkpoint.every = 2;
+  app::Config shorter = saving;
+  shorter.train.stop_at = 5;
+  const SimulatedRun bare = train(saving, 2, kBare, &bare_files);
+  (void)train(shorter, 2, kSlowMirror, &files);
+  // The last one, after a digest, is not the one in question.
+  ASSERT_TRUE(files.remove_file(fmt::format(
+      "{}/{}/{}", kCheckpoints, checkpoint::step_name(Step{5}), checkpoint::kManifestName)));
+  const SimulatedRun glass = train(saving, 3, kSlowMirror, &files);
+  EXPECT_EQ(glass.resumed, Step{4});
+  EXPECT_EQ(glass.summary.digest, bare.summary.digest);
+}
+
+TEST_F(GlassTest, a_rank_dies_beside_slow_mirrors) {
+  app::Config recipe = config();
+  recipe.parallel.pp = 2;
+  expect_survival(kSlowMirror, train(recipe, 8, kBare).steps);
 }
 
 }  // namespace

@@ -103,20 +103,25 @@ class ShardModel {
       if (keeps) backups_.insert(block);
       if ((owns || keeps) && !held_.contains(block)) missing.insert(block);
     }
-    std::map<std::int32_t, Slab> added;
     for (const std::int64_t block : missing) {
       const HeldBlock* held = shard_.find(block);
       ASSERT_NE(held, nullptr);
       Held& entry = held_[block];
       entry.slab = held->slab;
       entry.place = shard_.master(*held).data();
-      auto& slots = free_[held->slab];
-      if (const auto slot = slots.find(slot_bytes(block)); slot != slots.end()) {
-        slots.erase(slot);
-        ++slabs_[held->slab].blocks;
-        ++counts_.reused;
-        continue;
-      }
+    }
+    std::erase_if(missing, [&](std::int64_t block) {
+      auto& slots = free_[held_[block].slab];
+      const auto slot = slots.find(slot_bytes(block));
+      if (slot == slots.end()) return false;
+      slots.erase(slot);
+      ++slabs_[held_[block].slab].blocks;
+      ++counts_.reused;
+      return true;
+    });
+    std::map<std::int32_t, Slab> added;
+    for (const std::int64_t block : missing) {
+      const HeldBlock* held = shard_.find(block);
       for (const auto& [slab, others] : free_)
         ASSERT_FALSE(others.contains(slot_bytes(block))) << "a free slot was passed over";
       ASSERT_FALSE(slabs_.contains(held->slab)) << "block " << block;

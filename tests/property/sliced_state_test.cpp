@@ -193,7 +193,7 @@ TEST_F(SlicedState, InitialValuesAreThoseOfTheWholeTensors) {
         const auto held = zero::held_parts(world.plan(), world.blocks(), rank);
         zero::TensorStore working(world.blocks(), gpt::working_bytes(world.inventory(), held));
         gpt::initialize(stream_, world.inventory(), world.blocks(), kSeed, world.shard(rank));
-        optim::OwnedState state(world.blocks(), world.shard(rank), stream_.device());
+        optim::OwnedState state(world.blocks(), world.shard(rank), stream_);
         optim::store_weights(kernels::host_machine(*ops_, stream_), world.inventory(),
                              world.blocks(), world.shard(rank), state, working);
         for (const zero::HeldBlock& owned : world.shard(rank).owned()) {

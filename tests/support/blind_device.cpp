@@ -2,6 +2,7 @@
 
 #include <sys/mman.h>
 
+#include <thread>
 #include <utility>
 
 #include "io/base/error.h"
@@ -58,12 +59,17 @@ void BlindDevice::protect(Reach reach) {
 }
 
 void BlindStream::synchronize() {
+  std::this_thread::sleep_for(delay_);
   for (const auto& delivery : std::exchange(late_, {})) delivery();
 }
 
 void BlindStream::copy(void* to, const void* from, std::int64_t bytes) {
   const BlindDevice::Opened opened(device_);
   cpu_.copy(to, from, bytes);
+}
+
+std::unique_ptr<device::Stream> BlindStream::beside() {
+  return std::make_unique<BlindStream>(device_, 1, device_.delay_beside());
 }
 
 void BlindStream::zero(void* at, std::int64_t bytes) {

@@ -3,6 +3,7 @@
 // a time, unless a member says otherwise.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -29,6 +30,10 @@ class BlindDevice final : public device::Device {
   /// Is all of [memory, memory + bytes) part of one allocation in `space`?
   bool holds(device::Space space, const void* memory, std::int64_t bytes) const;
 
+  /// From now on every wait for a stream made by Stream::beside() takes so long.
+  void delay_beside(std::chrono::milliseconds delay) { delay_beside_ = delay; }
+  std::chrono::milliseconds delay_beside() const { return delay_beside_; }
+
   /// Device memory is within reach as long as this lives. Not nested. THREADS: all may reach it.
   class Opened {
    public:
@@ -52,13 +57,16 @@ class BlindDevice final : public device::Device {
   void protect(Reach reach);
 
   std::map<const std::byte*, Region> regions_;
+  std::chrono::milliseconds delay_beside_{0};
 };
 
 /// A stream of CPU threads. What operations write to host memory of the caller arrives when the
 /// stream is synchronised and not before.
 class BlindStream final : public device::Stream {
  public:
-  BlindStream(BlindDevice& device, int threads) : device_(device), cpu_(threads) {}
+  BlindStream(BlindDevice& device, int threads,
+              std::chrono::milliseconds delay = std::chrono::milliseconds(0))
+      : device_(device), cpu_(threads), delay_(delay) {}
   BlindDevice& device() override { return device_; }
   void synchronize() override;
   void copy(void* to, const void* from, std::int64_t bytes) override;
@@ -66,6 +74,10 @@ class BlindStream final : public device::Stream {
   device::Mark mark() override { return cpu_.mark(); }
   bool reached(device::Mark mark) override { return cpu_.reached(mark); }
   void follow(device::Stream&, device::Mark) override {}
+  std::unique_ptr<device::Stream> beside() override;
+  std::unique_ptr<device::Stopwatch> stopwatch(const Clock& clock) override {
+    return cpu_.stopwatch(clock);
+  }
 
   device::CpuStream& cpu() { return cpu_; }
   void at_synchronize(std::function<void()> delivery) { late_.push_back(std::move(delivery)); }
@@ -74,6 +86,7 @@ class BlindStream final : public device::Stream {
   BlindDevice& device_;
   device::CpuStream cpu_;
   std::vector<std::function<void()>> late_;
+  std::chrono::milliseconds delay_;
 };
 
 }  // namespace elaswave::testing

@@ -46,8 +46,10 @@ class BlindArithmetic final : public device::Arithmetic {
 
 class BlindRank final : public app::RankDevice {
  public:
-  static Result<std::unique_ptr<app::RankDevice>> make(const app::HostPart& host) {
+  static Result<std::unique_ptr<app::RankDevice>> make(const app::HostPart& host,
+                                                       std::chrono::milliseconds delay) {
     std::unique_ptr<BlindRank> made(new BlindRank(host.threads));
+    made->device_.delay_beside(delay);
     EW_ASSIGN(std::unique_ptr<kernels::Ops> behind, kernels::make_cpu_ops(host.isa));
     EW_ASSIGN(made->host_ops_, kernels::make_cpu_ops(host.isa));
     made->ops_ = make_blind_ops(std::move(behind));
@@ -68,10 +70,17 @@ class BlindRank final : public app::RankDevice {
   std::unique_ptr<kernels::Ops> ops_, host_ops_;
 };
 
+// Longer than a tiny step takes, so that whoever does not wait comes first.
+constexpr std::chrono::milliseconds kSlow{3};
+
 }  // namespace
 
 Result<std::unique_ptr<app::RankDevice>> make_blind_rank(const app::HostPart& host) {
-  return BlindRank::make(host);
+  return BlindRank::make(host, std::chrono::milliseconds(0));
+}
+
+Result<std::unique_ptr<app::RankDevice>> make_slow_blind_rank(const app::HostPart& host) {
+  return BlindRank::make(host, kSlow);
 }
 
 }  // namespace elaswave::testing

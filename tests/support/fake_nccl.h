@@ -53,6 +53,12 @@ class FakeStream final : public device::Stream {
   device::Mark mark() override { return device::Mark{issued_}; }
   bool reached(device::Mark mark) override;
   void follow(device::Stream&, device::Mark) override;
+  std::unique_ptr<device::Stream> beside() override {
+    return std::make_unique<FakeStream>(nccl_, world_rank_, clock_);
+  }
+  std::unique_ptr<device::Stopwatch> stopwatch(const Clock& clock) override {
+    return device::host_stopwatch(clock);
+  }
 
  private:
   friend class FakeNccl;

@@ -117,7 +117,7 @@ class CopiesTest : public testing::Test {
   std::int64_t digest(std::int64_t step, std::int64_t period) {
     std::uint64_t sum = 0;
     for (zero::Shard& shard : shards_) {
-      OwnedState owned(blocks_, shard, stream_.device());
+      OwnedState owned(blocks_, shard, stream_);
       sum += static_cast<std::uint64_t>(copy_digest(kernels::host_machine(*ops_, stream_), shard,
                                                     owned, shared(shard), Step{step}, period));
     }
@@ -130,7 +130,7 @@ class CopiesTest : public testing::Test {
   std::vector<zero::Shard> shards_;
   void apply_to(zero::Shard& shard, std::span<const zero::HeldBlock> following,
                 const CommitRecord& record, zero::TensorStore& working) {
-    OwnedState owned(blocks_, shard, stream_.device());
+    OwnedState owned(blocks_, shard, stream_);
     apply(kernels::host_machine(*ops_, stream_), inventory_, blocks_, shard, owned, following,
           record, working);
   }

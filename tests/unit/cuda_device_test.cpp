@@ -229,6 +229,37 @@ TEST_F(CudaDeviceTest, FollowOfAPassedMarkIssuesNothing) {
   EXPECT_EQ(emulator::pending_work(), 0u);
 }
 
+TEST_F(CudaDeviceTest, AStopwatchTellsTheStreamsOwnTime) {
+  constexpr Nanoseconds kKernel = 5'000'000;
+  emulator::kernels_take(kKernel);
+  CudaStream stream(*device_);
+  const std::unique_ptr<Stream> other = stream.beside();
+  Buffer memory(*device_, kBytes);
+  float* const x = memory.as<float>().data();
+  const RealClock clock;
+  const std::unique_ptr<Stopwatch> watch = stream.stopwatch(clock);
+  for (int round = 0; round < 2; ++round) {
+    emulator::set_host_time(round * kSecond);
+    watch->clear();
+    watch->stamp();
+    samples::fill(stream, x, kCount, 1.0f);
+    samples::fill(stream, x, kCount, 2.0f);
+    watch->stamp();
+    samples::fill(static_cast<CudaStream&>(*other), x, kCount, 3.0f);  // is another's
+    watch->stamp();
+    emulator::set_host_time(round * kSecond + 100 * kMillisecond);  // the device has nothing to do
+    samples::fill(stream, x, kCount, 4.0f);
+    watch->stamp();
+    EXPECT_THROW(static_cast<void>(watch->at(3)), DeviceLost) << "before the stream came there";
+    stream.synchronize();
+    EXPECT_EQ(watch->at(0), 0);
+    EXPECT_EQ(watch->at(1), 2 * kKernel);
+    EXPECT_EQ(watch->at(2), 2 * kKernel);
+    EXPECT_EQ(watch->at(3), 100 * kMillisecond + kKernel);
+    other->synchronize();
+  }
+}
+
 TEST_F(CudaDeviceTest, OutOfMemorySaysWhatWasAskedAndWhatThereIs) {
   device_.reset();
   emulator::reset({.device_bytes = 10'000});

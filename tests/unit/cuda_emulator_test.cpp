@@ -1,6 +1,7 @@
 // The emulator itself: right kernels give right results, wrong ones are noticed.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 
 #include <set>
 #include <vector>
@@ -271,6 +272,21 @@ TEST_F(CudaEmulatorDeathTest, DivergenceIsReported) {
         stream_->synchronize();
       },
       "lane that is not there");
+}
+
+TEST(CheckArgument, TellsAddressesFromSmallNumbersBesideRubbish) {
+  constexpr std::size_t kPage = 4096;
+  auto* const at = reinterpret_cast<void*>(std::uintptr_t{0x6e9100000000});  // as arenas may lie
+  void* const mapped = mmap(at, 17 * kPage, PROT_READ | PROT_WRITE,
+                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+  if (mapped != at) GTEST_SKIP() << "the system keeps this address";
+  const auto check = [](std::uintptr_t word) {
+    check_argument(&word, members_of<std::uintptr_t>().data(), sizeof word,
+                   std::source_location::current());
+  };
+  check(reinterpret_cast<std::uintptr_t>(at) + 7);
+  EXPECT_DEATH(check(reinterpret_cast<std::uintptr_t>(at) + 16 * kPage), "0x6e9100010000");
+  munmap(at, 17 * kPage);
 }
 
 }  // namespace

@@ -105,6 +105,25 @@ TEST(FlightRecorder, finish_reaches_its_event_and_no_later_one) {
   EXPECT_EQ(events[1].end, 0);
 }
 
+TEST(FlightRecorder, an_event_is_corrected_once_and_no_later_one) {
+  FlightLane lane(2);
+  const auto first = lane.start(event(1));
+  lane.finish(first, 100);
+  lane.correct(first, 40, 50);
+  EXPECT_EQ(lane.newest()->begin, 40);
+  EXPECT_EQ(lane.newest()->end, 50);
+  EXPECT_EQ(lane.newest()->message, event(1).message);
+  lane.finish(first, 300);  // what was found out stands
+  lane.correct(first, 1, 2);
+  EXPECT_EQ(lane.newest()->begin, 40);
+  EXPECT_EQ(lane.newest()->end, 50);
+  lane.start(event(2));
+  lane.start(event(3));  // takes the place of the first
+  lane.correct(first, 4, 5);
+  EXPECT_TRUE(same_but_end(lane.newest().value(), event(3)));
+  EXPECT_EQ(lane.newest()->end, 0);
+}
+
 TEST(FlightRecorder, a_reader_beside_the_writer_sees_whole_events) {
   FlightLane lane(64);
   std::atomic<bool> stop{false};
@@ -112,9 +131,11 @@ TEST(FlightRecorder, a_reader_beside_the_writer_sees_whole_events) {
     for (std::uint64_t n = 0; !stop.load(std::memory_order_relaxed); ++n) {
       const auto handle = lane.start(event(n));
       if (n % 2 == 0) lane.finish(handle, static_cast<Nanoseconds>(17 * n + 1));
+      if (n >= 8)  // one of which a reader is at any place; its message tells whose it is
+        lane.correct(n - 8, -static_cast<Nanoseconds>(n - 8), -static_cast<Nanoseconds>(n - 8));
     }
   });
-  std::uint64_t torn = 0, disordered = 0, seen = 0, overlapped = 0, snapshots = 0;
+  std::uint64_t torn = 0, disordered = 0, seen = 0, overlapped = 0, snapshots = 0, corrections = 0;
   // Until enough snapshots were taken while the writer wrote; on a busy machine many are not.
   for (; overlapped < 2000 && snapshots < 2'000'000; ++snapshots) {
     const std::uint64_t before = lane.count();
@@ -123,8 +144,13 @@ TEST(FlightRecorder, a_reader_beside_the_writer_sees_whole_events) {
     std::uint64_t previous = 0;
     for (const FlightEvent& got : events) {
       const std::uint64_t n = got.message / 13;
-      torn += !same_but_end(got, event(n)) ||
-              (got.end != 0 && got.end != static_cast<Nanoseconds>(17 * n + 1));
+      FlightEvent expected = event(n);
+      const bool corrected = n > 0 && got.begin == -static_cast<Nanoseconds>(n);
+      if (corrected) expected.begin = got.begin;
+      torn += !same_but_end(got, expected) ||
+              (corrected ? got.end != got.begin
+                         : got.end != 0 && got.end != static_cast<Nanoseconds>(17 * n + 1));
+      corrections += corrected ? 1 : 0;
       disordered += previous != 0 && n <= previous;
       previous = n;
       ++seen;
@@ -135,6 +161,7 @@ TEST(FlightRecorder, a_reader_beside_the_writer_sees_whole_events) {
   EXPECT_EQ(torn, 0u);
   EXPECT_EQ(disordered, 0u);
   EXPECT_GT(seen, 0u);
+  EXPECT_GT(corrections, 0u);
   EXPECT_EQ(lane.snapshot().size(), lane.capacity());
   std::printf("%llu events seen in %llu snapshots, %llu while the writer wrote\n",
               static_cast<unsigned long long>(seen), static_cast<unsigned long long>(snapshots),

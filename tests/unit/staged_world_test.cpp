@@ -45,6 +45,12 @@ class LateStream final : public device::Stream {
     return static_cast<std::uint64_t>(mark) <= passed_;
   }
   void follow(device::Stream&, device::Mark) override {}
+  std::unique_ptr<device::Stream> beside() override {
+    return std::make_unique<LateStream>(device_);
+  }
+  std::unique_ptr<device::Stopwatch> stopwatch(const Clock& clock) override {
+    return device::host_stopwatch(clock);
+  }
 
  private:
   void pass() {

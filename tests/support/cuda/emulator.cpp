@@ -15,6 +15,7 @@ namespace {
 
 constexpr unsigned kMaxBlocksX = 0x7FFFFFFF;
 constexpr unsigned kMaxBlocksYZ = 65535;
+constexpr std::uintptr_t kSmallNumber = 1 << 16;
 
 std::lock_guard<std::recursive_mutex> hold() {
   return std::lock_guard(Machine::get().mutex());
@@ -65,6 +66,16 @@ void poison_at_kernel(std::uint64_t number, cudaError_t error) {
   Machine::get().plant_poison(number, error);
 }
 
+void kernels_take(std::int64_t nanoseconds) {
+  const auto lock = hold();
+  Machine::get().kernels_take(nanoseconds);
+}
+
+void set_host_time(std::int64_t nanoseconds) {
+  const auto lock = hold();
+  Machine::get().set_host_time(nanoseconds);
+}
+
 std::size_t live_allocations() {
   const auto lock = hold();
   return Machine::get().memory().live();
@@ -112,8 +123,10 @@ cudaError_t enqueue_kernel(cudaStream_t stream, Launch launch) {
     return machine.end_call(status);
   if (!machine.knows(stream)) return machine.end_call(cudaErrorInvalidResourceHandle);
   if (!fits(launch)) return machine.end_call(cudaErrorInvalidConfiguration);
-  stream->queue.push_back(
-      {.run = [launch = std::move(launch)] { Machine::get().execute(launch); }, .event = {}});
+  machine.enqueue(stream, [stream, launch = std::move(launch)] {
+    stream->time += Machine::get().kernel_time();
+    Machine::get().execute(launch);
+  });
   return machine.end_call(cudaSuccess);
 }
 
@@ -128,9 +141,9 @@ void check_argument(const void* argument, const std::byte* members, std::size_t 
     std::uintptr_t word = 0;
     std::memcpy(&word, words + offset, sizeof word);
     if (word >> 40 == 0 || word >> 47 != 0) continue;
-    // Half a member and half padding behind an array of classes, which g++ 12 takes for a member:
-    // the upper half is whatever lay there. No object begins at a multiple of 4 GiB.
-    if (static_cast<std::uint32_t>(word) == 0) continue;
+    // A small number, and beside it what the stack held: behind long arrays of classes g++ 12 takes
+    // padding for members. (Arenas of threads begin at such addresses, so they may be mapped.)
+    if ((word & 0xFFFFFFFF) < kSmallNumber) continue;
     // Between members lies whatever the stack held, addresses too.
     if (std::any_of(members + offset, members + offset + sizeof word,
                     [](std::byte byte) { return byte != std::byte{0xFF}; }))
@@ -139,8 +152,8 @@ void check_argument(const void* argument, const std::byte* members, std::size_t 
       continue;
     current.kernel = &at;
     current.block = current.index = uint3{};
-    kernel_error(fmt::format("a kernel is given a pointer to host memory that is not page-locked "
-                             "({:x} in byte {} of {} of an argument)",
+    kernel_error(fmt::format("a kernel is given a pointer to host memory that is not page-locked: "
+                             "{:#x}, at byte {} of an argument of {}",
                              word, offset, bytes)
                      .c_str(),
                  at);

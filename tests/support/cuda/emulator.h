@@ -13,7 +13,7 @@
 // - A pointer to host memory that is not page-locked must not be handed to a kernel.
 // - Threads of a warp or block that do not meet where they must end the process with a message.
 // What it does not see: races within a warp between two meetings, except by the order of lanes;
-// accesses beyond a static __shared__ array; timing.
+// accesses beyond a static __shared__ array; how long anything takes, unless a test says so.
 //
 // THREADS: any; one at a time runs work. Options hold for the process until the next reset().
 #pragma once
@@ -55,6 +55,11 @@ void refuse_allocations();
 /// Kernel `number` to run from now (1: the next) poisons the context: its stream stops there and
 /// every later call returns `error`.
 void poison_at_kernel(std::uint64_t number, cudaError_t error = cudaErrorIllegalAddress);
+
+/// The device's own time, in which everything is done at once except kernels. Work begins when the
+/// stream has come to it, and not before the host's time at which it was issued.
+void kernels_take(std::int64_t nanoseconds);
+void set_host_time(std::int64_t nanoseconds);
 
 /// Of the device and page-locked; 0 when all has been given back.
 std::size_t live_allocations();

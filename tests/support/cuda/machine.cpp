@@ -1,5 +1,6 @@
 #include "tests/support/cuda/machine.h"
 
+#include <algorithm>
 #include <csignal>
 #include <cstdio>
 
@@ -63,6 +64,7 @@ void Machine::reset(const Options& options) {
   random_state_ = options.seed;
   random(1);  // seeds that differ little must differ at once
   kernels_run_ = 0;
+  kernel_time_ = host_time_ = 0;
   poison_ = last_error_ = failure_ = cudaSuccess;
   failing_call_ = poisoning_call_ = poisoning_kernel_ = 0;
   full_ = refuses_ = false;
@@ -154,7 +156,11 @@ bool Machine::run_one() {
   CUstream_st& stream = *streams_[chosen];
   const CUstream_st::Work work = std::move(stream.queue.front());
   stream.queue.pop_front();
-  if (!work.is_wait()) work.run();
+  stream.time = std::max(stream.time, work.issued);
+  if (work.is_wait())
+    stream.time = std::max(stream.time, work.event->time);
+  else
+    work.run();
   if (stream.destroyed && stream.queue.empty())
     streams_.erase(streams_.begin() + static_cast<std::ptrdiff_t>(chosen));
   return true;

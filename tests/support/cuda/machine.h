@@ -19,6 +19,8 @@
 struct EmulatedEvent {
   std::uint64_t recorded = 0;
   std::uint64_t passed = 0;
+  bool timed = false;
+  std::int64_t time = 0;  // of the record passed last, ns
   bool complete() const { return passed == recorded; }
 };
 
@@ -32,11 +34,13 @@ struct CUstream_st {
     std::function<void()> run;             // null: waits for `event`
     std::shared_ptr<EmulatedEvent> event;  // of a wait
     std::uint64_t record = 0;              // waits for this record
+    std::int64_t issued = 0;               // host's time, ns
     bool is_wait() const { return !run; }
     bool ready() const { return !is_wait() || event->passed >= record; }
   };
   std::deque<Work> queue;
   bool destroyed = false;  // goes when its work is done
+  std::int64_t time = 0;   // at which it has come by what it did, ns
 };
 
 namespace elaswave::emulator {
@@ -58,11 +62,21 @@ class Machine {
   void plant_failure(std::uint64_t call, cudaError_t error);
   void plant_poison(std::uint64_t kernel, cudaError_t error);
   void plant_poison_at_call(std::uint64_t call, cudaError_t error);
+  void kernels_take(std::int64_t nanoseconds) { kernel_time_ = nanoseconds; }
+  std::int64_t kernel_time() const { return kernel_time_; }
+  void set_host_time(std::int64_t nanoseconds) { host_time_ = nanoseconds; }
   void plant_full() { full_ = true; }
   bool take_full() { return std::exchange(full_, false) || refuses_; }
   void refuse() { refuses_ = true; }
   bool refuses() const { return refuses_; }
 
+  void enqueue(cudaStream_t stream, std::function<void()> run) {
+    stream->queue.push_back({.run = std::move(run), .event = {}, .issued = host_time_});
+  }
+  void enqueue_wait(cudaStream_t stream, const std::shared_ptr<EmulatedEvent>& event) {
+    stream->queue.push_back(
+        {.run = {}, .event = event, .record = event->recorded, .issued = host_time_});
+  }
   cudaStream_t add_stream();
   bool remove_stream(cudaStream_t stream);
   bool knows(cudaStream_t stream) const;
@@ -99,6 +113,7 @@ class Machine {
   std::size_t favourite_ = 0;  // the stream that runs when it can
   std::uint64_t random_state_ = 1;
   std::uint64_t kernels_run_ = 0;
+  std::int64_t kernel_time_ = 0, host_time_ = 0;  // ns
   cudaError_t poison_ = cudaSuccess;
   cudaError_t last_error_ = cudaSuccess;
   std::uint64_t failing_call_ = 0;  // 0: none is planted

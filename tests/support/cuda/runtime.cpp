@@ -23,7 +23,7 @@ cudaError_t call(Body body) {
 
 template <typename Run>
 void enqueue(cudaStream_t stream, Run run) {
-  stream->queue.push_back({.run = std::move(run), .event = {}});
+  Machine::get().enqueue(stream, std::move(run));
 }
 
 // Memory that one side of a copy names.
@@ -187,14 +187,15 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
   return call([&](Machine& machine) {
     if (!machine.knows(stream)) return cudaErrorInvalidResourceHandle;
-    stream->queue.push_back({.run = {}, .event = event->state, .record = event->state->recorded});
+    machine.enqueue_wait(stream, event->state);
     return cudaSuccess;
   });
 }
 
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags) {
   return call([&](Machine& machine) {
     *event = new CUevent_st{std::make_shared<EmulatedEvent>()};
+    (*event)->state->timed = (flags & cudaEventDisableTiming) == 0;
     machine.add_event();
     return cudaSuccess;
   });
@@ -212,8 +213,22 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   return call([&](Machine& machine) {
     if (!machine.knows(stream)) return cudaErrorInvalidResourceHandle;
     const std::uint64_t record = ++event->state->recorded;
-    enqueue(stream,
-            [state = event->state, record] { state->passed = std::max(state->passed, record); });
+    enqueue(stream, [state = event->state, record, stream] {
+      state->passed = std::max(state->passed, record);
+      state->time = stream->time;
+    });
+    return cudaSuccess;
+  });
+}
+
+cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEvent_t end) {
+  return call([&](Machine&) {
+    for (const EmulatedEvent* event : {begin->state.get(), end->state.get()}) {
+      if (!event->timed || event->recorded == 0) return cudaErrorInvalidResourceHandle;
+      if (!event->complete()) return cudaErrorNotReady;
+    }
+    *milliseconds =
+        static_cast<float>(static_cast<double>(end->state->time - begin->state->time) / 1e6);
     return cudaSuccess;
   });
 }
