@@ -4,16 +4,22 @@
 #include <string>
 
 #include "app/rank_device.h"
+#include "app/tune.h"
 
 namespace elaswave::app {
 
 /// "cpu" or "cpu, cuda".
 std::string backends_text();
 
-/// `kind` and `gpu` as device.kind and device.gpu have them. Code::unavailable: this build or this
-/// machine has none.
+/// `kind`, `gpu` and `gemm_table` as device.kind and the like have them. Code::unavailable: this
+/// build or this machine has none. Code::data: the table cannot be read.
 Result<std::unique_ptr<RankDevice>> make_rank_device(const std::string& kind, const HostPart& host,
-                                                     int gpu, int local_rank);
+                                                     int gpu, int local_rank,
+                                                     const std::string& gemm_table);
+
+/// Measures the products of a run on this machine's device and writes rows for them.
+/// Code::unavailable: this build or this machine has nothing to tune.
+Result<void> tune_products(const TuneRequest& request, TuneFile& file);
 
 /// The GPU that make_rank_device() takes: a name that no other in the world has, and its memory,
 /// bytes. Nothing on a CPU, nor where it cannot be found out: make_rank_device() then says why.

@@ -7,7 +7,7 @@ std::string backends_text() {
 }
 
 Result<std::unique_ptr<RankDevice>> make_rank_device(const std::string& kind, const HostPart& host,
-                                                     int, int) {
+                                                     int, int, const std::string&) {
   if (kind == "cpu") return make_cpu_rank(host);
   return fail({.code = Code::unavailable,
                .what = "this build has no CUDA backend",
@@ -18,6 +18,14 @@ Result<std::unique_ptr<RankDevice>> make_rank_device(const std::string& kind, co
 
 GpuMemory gpu_memory(const std::string&, int, int) {
   return {};
+}
+
+Result<void> tune_products(const TuneRequest&, TuneFile&) {
+  return fail({.code = Code::unavailable,
+               .what = "there is nothing to tune",
+               .where = "",
+               .why = "this build has the CPU backend alone, whose products are cut by shape",
+               .fix = "build with -DELASWAVE_CUDA=ON to tune those of a GPU"});
 }
 
 }  // namespace elaswave::app

@@ -1,5 +1,6 @@
 #include "app/backends.h"
 #include "app/rank_device_cuda.h"
+#include "app/tune_cuda.h"
 
 namespace elaswave::app {
 
@@ -8,9 +9,18 @@ std::string backends_text() {
 }
 
 Result<std::unique_ptr<RankDevice>> make_rank_device(const std::string& kind, const HostPart& host,
-                                                     int gpu, int local_rank) {
+                                                     int gpu, int local_rank,
+                                                     const std::string& gemm_table) {
   if (kind == "cpu") return make_cpu_rank(host);
-  return make_cuda_rank(host, gpu, local_rank, &kernels::cuda::make_cudnn_attention);
+  std::string rows(kernels::tuned_gemm_rows());
+  if (!gemm_table.empty()) {
+    EW_ASSIGN(rows, read_gemm_table(gemm_table));
+  }
+  return make_cuda_rank(host, gpu, local_rank, &kernels::cuda::make_cudnn_attention, rows);
+}
+
+Result<void> tune_products(const TuneRequest& request, TuneFile& file) {
+  return tune_cuda(request, file);
 }
 
 GpuMemory gpu_memory(const std::string& kind, int gpu, int local_rank) {

@@ -21,6 +21,7 @@ Result<int> train_command(Arguments arguments);
 Result<int> data_command(Arguments arguments);
 Result<int> launch_command(Arguments arguments);
 Result<int> plan_command(Arguments arguments);
+Result<int> tune_command(Arguments arguments);
 Result<int> checkpoint_command(Arguments arguments);
 Result<int> generate_command(Arguments arguments);
 

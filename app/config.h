@@ -101,6 +101,7 @@ struct Config {
   struct Device {
     std::string kind = "cpu";     // cpu | cuda
     std::int64_t gpu = -1;        // of those a process sees; -1: by the rank's number on its host
+    std::string gemm_table;       // file; empty: the program's own rows
     std::int64_t threads = 0;     // 0: cores / ranks on this host, at least 1
     std::string isa = "auto";     // auto | avx2 | avx512
     std::int64_t memory_mib = 0;  // of a rank; 0: an equal share of its host's

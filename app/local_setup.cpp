@@ -57,7 +57,8 @@ Result<void> build(const Settings& settings, comm::World& world, bool (*stop)(),
   EW_TRY(check_memory(setup.spec, setup.plan.plan));
   EW_ASSIGN(setup.device, make_rank_device(config.device.kind,
                                            {.isa = isa_of(config), .threads = thread_count(config)},
-                                           static_cast<int>(config.device.gpu), rank_on_host()));
+                                           static_cast<int>(config.device.gpu), rank_on_host(),
+                                           config.device.gemm_table));
   const kernels::Machine machine = setup.device->machine();
   if (!machine.stream.device().host_reads()) setup.staged.emplace(world, machine.stream);
   lap("device");

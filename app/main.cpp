@@ -28,10 +28,11 @@ Result<int> help_markdown(Arguments) {
   return 0;
 }
 
-constexpr std::array<Command, 6> kCommands = {{
+constexpr std::array<Command, 7> kCommands = {{
     {"train", "train a model (alone, or as a rank under a launcher)", train_command},
     {"launch", "launch -n N -- train ...: N ranks on this host", launch_command},
     {"plan", "layout, memory, time and schedule of a run before it starts", plan_command},
+    {"tune", "measure the matrix products of a run on a GPU, for device.gemm_table", tune_command},
     {"data", "prepare, inspect and verify token files", data_command},
     {"checkpoint", "list, inspect, verify, compare and export checkpoints", checkpoint_command},
     {"generate", "continue a text with the model of a checkpoint", generate_command},

@@ -221,6 +221,14 @@ void add_machine(std::vector<Option>& table) {
                    {},
                    ResumeClass::free,
                    "of those a process sees; -1: by the rank's number on its host"});
+  table.push_back({"device.gemm_table",
+                   field<&Config::device, &Config::Device::gemm_table>,
+                   "",
+                   {},
+                   {},
+                   ResumeClass::warn,
+                   "file of `elaswave tune` for a GPU's products, instead of the program's own "
+                   "rows; part of the numeric class"});
   table.push_back({"device.threads",
                    field<&Config::device, &Config::Device::threads>,
                    "threads",

@@ -1,5 +1,6 @@
 #include "app/rank_device_cuda.h"
 
+#include "io/base/file.h"
 #include "model/kernels/cuda_ops.h"
 #include "model/kernels/gemm_cuda.h"
 #include "model/spec/device_memory.h"
@@ -16,9 +17,11 @@ class CudaRank final : public RankDevice {
  public:
   static Result<std::unique_ptr<RankDevice>> make(const HostPart& host,
                                                   std::unique_ptr<device::CudaDevice> device,
-                                                  MakeAttention attention) {
+                                                  MakeAttention attention,
+                                                  std::string_view gemm_rows) {
     std::unique_ptr<CudaRank> made(new CudaRank(std::move(device), host.threads));
     kernels::CudaOpsOptions options;
+    options.gemm_rows = gemm_rows;
     if (attention != nullptr) {
       EW_ASSIGN(options.attention, attention(*made->device_));
     }
@@ -44,6 +47,19 @@ class CudaRank final : public RankDevice {
 
 }  // namespace
 
+Result<std::string> read_gemm_table(const std::string& path) {
+  EW_ASSIGN(const MappedFile file, MappedFile::open(path));
+  const std::span<const std::byte> bytes = file.bytes();
+  std::string text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  // Any section: lines are checked in all of them.
+  if (auto table = kernels::GemmTable::parse(text, 0, ""); !table) {
+    Error error = table.error();
+    error.where = fmt::format("{}, {}", path, error.where);
+    return fail(std::move(error));
+  }
+  return text;
+}
+
 Result<int> gpu_of_rank(int gpu, int local_rank) {
   if (gpu >= 0) return gpu;
   EW_ASSIGN(const int count, device::cuda_device_count());
@@ -51,11 +67,12 @@ Result<int> gpu_of_rank(int gpu, int local_rank) {
 }
 
 Result<std::unique_ptr<RankDevice>> make_cuda_rank(const HostPart& host, int gpu, int local_rank,
-                                                   MakeAttention attention) {
+                                                   MakeAttention attention,
+                                                   std::string_view gemm_rows) {
   EW_ASSIGN(const int index, gpu_of_rank(gpu, local_rank));
   EW_ASSIGN(std::unique_ptr<device::CudaDevice> device, device::make_cuda_device(index));
   try {
-    return CudaRank::make(host, std::move(device), attention);
+    return CudaRank::make(host, std::move(device), attention, gemm_rows);
   } catch (const device::DeviceLost& lost) {
     Error error = device_lost(lost);
     error.where = "at start";

@@ -12,7 +12,7 @@ struct Card {
   std::int64_t failed = 0;
   std::int64_t code = 0;
   std::uint64_t recipe = 0, data = 0, plan = 0, fingerprint = 0;
-  char numeric_class[96] = {};
+  char numeric_class[256] = {};
 };
 
 Card card_of(const std::optional<Error>& failure, const StartIdentity& identity) {

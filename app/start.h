@@ -13,7 +13,7 @@ namespace elaswave::app {
 
 /// What must be equal on all ranks.
 struct StartIdentity {
-  std::string numeric_class;  // at most 95 characters are compared
+  std::string numeric_class;  // at most 255 characters are compared
   std::uint64_t recipe = 0;
   std::uint64_t data = 0;
   std::uint64_t plan = 0;

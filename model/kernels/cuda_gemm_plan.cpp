@@ -1,7 +1,7 @@
 #include "model/kernels/cuda_gemm_plan.h"
 
-#include <algorithm>
-#include <array>
+#include <bit>
+#include <vector>
 
 #include "model/kernels/gemm_cuda.h"
 
@@ -80,44 +80,39 @@ Unique<PreferenceTraits> preference_of(const PlanKey& key) {
   return preference;
 }
 
-void take_tuned(cublasLtHandle_t library, const ProductShape& shape, const AlgorithmWords& row,
-                Plan& plan) {
-  plan.algorithm = std::bit_cast<cublasLtMatmulAlgo_t>(row);
+}  // namespace
+
+bool Refusal::any() const {
+  return status != CUBLAS_STATUS_SUCCESS || workspace_bytes > Gemm::kWorkspaceBytes;
+}
+
+Refusal refusal_of(cublasLtHandle_t library, const Plan& plan,
+                   const cublasLtMatmulAlgo_t& algorithm) {
   cublasLtMatmulHeuristicResult_t result{};
   const cublasStatus_t status =
       cublasLtMatmulAlgoCheck(library, plan.operation.get(), plan.b.get(), plan.a.get(),
-                              plan.c.get(), plan.c.get(), &plan.algorithm, &result);
-  // Going on with another algorithm would give this rank other bits than its peers.
-  EW_CHECK(status == CUBLAS_STATUS_SUCCESS && result.workspaceSize <= Gemm::kWorkspaceBytes,
-           "the tuned algorithm of {} does not run here: {}, workspace {} bytes", describe(shape),
-           cublasLtGetStatusName(status), result.workspaceSize);
+                              plan.c.get(), plan.c.get(), &algorithm, &result);
+  return {status, result.workspaceSize};
 }
 
-void take_first(cublasLtHandle_t library, const PlanKey& key, Plan& plan) {
+std::vector<cublasLtMatmulAlgo_t> named_algorithms(cublasLtHandle_t library, const PlanKey& key,
+                                                   const Plan& plan, int most) {
   const Unique<PreferenceTraits> preference = preference_of(key);
-  std::array<cublasLtMatmulHeuristicResult_t, kCandidates> results{};
+  std::vector<cublasLtMatmulHeuristicResult_t> results(static_cast<std::size_t>(most));
   int count = 0;
   const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
       library, plan.operation.get(), plan.b.get(), plan.a.get(), plan.c.get(), plan.c.get(),
-      preference.get(), kCandidates, results.data(), &count);
-  const bool optional = key.shape.epilogue == Epilogue::dgelu;
-  if (!optional || status != CUBLAS_STATUS_NOT_SUPPORTED)
+      preference.get(), most, results.data(), &count);
+  if (key.shape.epilogue != Epilogue::dgelu || status != CUBLAS_STATUS_NOT_SUPPORTED)
     check(status, "cublasLtMatmulAlgoGetHeuristic");
-  auto* const end = results.data() + count;
-  auto* const first = std::find_if(results.data(), end, [](const auto& result) {
-    return result.state == CUBLAS_STATUS_SUCCESS;
-  });
-  plan.none = first == end;
-  if (plan.none && optional) return;
-  if (plan.none)
-    throw device::DeviceLost(
-        fmt::format("cublasLtMatmulAlgoGetHeuristic: none for {}", describe(key.shape)));
-  plan.algorithm = first->algo;
+  std::vector<cublasLtMatmulAlgo_t> named;
+  for (int i = 0; i < count; ++i)
+    if (results[static_cast<std::size_t>(i)].state == CUBLAS_STATUS_SUCCESS)
+      named.push_back(results[static_cast<std::size_t>(i)].algo);
+  return named;
 }
 
-}  // namespace
-
-Plan make_plan(cublasLtHandle_t library, const GemmTable& table, const PlanKey& key) {
+Plan empty_plan(const PlanKey& key) {
   const ProductShape& shape = key.shape;
   const bool a_transposed = shape.form == ProductForm::tn;
   const bool b_transposed = shape.form == ProductForm::nt;
@@ -128,12 +123,27 @@ Plan make_plan(cublasLtHandle_t library, const GemmTable& table, const PlanKey& 
   plan.b = layout_of(shape.inputs, b_transposed ? shape.N : shape.K,
                      b_transposed ? shape.K : shape.N, key.b_stride);
   plan.c = layout_of(shape.result, shape.M, shape.N, key.c_stride);
-  const AlgorithmWords* row = key.aligned ? table.find(shape) : nullptr;
+  return plan;
+}
+
+Plan make_plan(cublasLtHandle_t library, const GemmTable& table, const PlanKey& key) {
+  Plan plan = empty_plan(key);
+  const AlgorithmWords* row = key.aligned ? table.find(key.shape) : nullptr;
   plan.tuned = row != nullptr;
-  if (row != nullptr)
-    take_tuned(library, shape, *row, plan);
-  else
-    take_first(library, key, plan);
+  if (row != nullptr) {
+    plan.algorithm = std::bit_cast<cublasLtMatmulAlgo_t>(*row);
+    const Refusal refusal = refusal_of(library, plan, plan.algorithm);
+    // Going on with another algorithm would give this rank other bits than its peers.
+    EW_CHECK(!refusal.any(), "the tuned algorithm of {} does not run here: {}, workspace {} bytes",
+             describe(key.shape), cublasLtGetStatusName(refusal.status), refusal.workspace_bytes);
+    return plan;
+  }
+  const std::vector<cublasLtMatmulAlgo_t> named = named_algorithms(library, key, plan, kCandidates);
+  plan.none = named.empty();
+  if (plan.none && key.shape.epilogue != Epilogue::dgelu)
+    throw device::DeviceLost(
+        fmt::format("cublasLtMatmulAlgoGetHeuristic: none for {}", describe(key.shape)));
+  if (!plan.none) plan.algorithm = named.front();
   return plan;
 }
 

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstdint>
+#include <vector>
 
 #include "io/base/unique.h"
 #include "model/kernels/gemm_table.h"
@@ -89,6 +90,22 @@ struct Plan {
     return std::bit_cast<AlgorithmWords>(algorithm);
   }
 };
+
+/// A plan without an algorithm.
+Plan empty_plan(const PlanKey& key);
+/// What the library names for the plan's product under the conditions of training, its own choice
+/// first, at most `most`; none where an epilogue that need not be is not there. Throws DeviceLost.
+std::vector<cublasLtMatmulAlgo_t> named_algorithms(cublasLtHandle_t library, const PlanKey& key,
+                                                   const Plan& plan, int most);
+
+/// Why an algorithm cannot compute a plan's product.
+struct Refusal {
+  cublasStatus_t status = CUBLAS_STATUS_SUCCESS;
+  std::size_t workspace_bytes = 0;
+  bool any() const;
+};
+Refusal refusal_of(cublasLtHandle_t library, const Plan& plan,
+                   const cublasLtMatmulAlgo_t& algorithm);
 
 /// The row of the table, if the shape has one and all is aligned, or the library's first choice
 /// under fixed conditions. An epilogue without which a caller can do may come to Plan::none;

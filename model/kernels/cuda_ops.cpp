@@ -18,7 +18,7 @@ using cuda::CudaContext;
 
 class CudaOps final : public Ops {
  public:
-  CudaOps(device::CudaDevice& device, std::unique_ptr<cuda::Gemm> gemm,
+  CudaOps(device::CudaDevice& device, std::shared_ptr<cuda::Gemm> gemm,
           std::unique_ptr<cuda::FusedAttention> attention)
       : device_(device), gemm_(std::move(gemm)), attention_(std::move(attention)) {}
 
@@ -134,7 +134,7 @@ class CudaOps final : public Ops {
   }
 
   device::CudaDevice& device_;
-  std::unique_ptr<cuda::Gemm> gemm_;
+  std::shared_ptr<cuda::Gemm> gemm_;
   std::unique_ptr<cuda::FusedAttention> attention_;
   std::map<device::CudaStream*, cuda::Scratch> scratch_;
 };
@@ -142,8 +142,10 @@ class CudaOps final : public Ops {
 }  // namespace
 
 Result<std::unique_ptr<Ops>> make_cuda_ops(device::CudaDevice& device, CudaOpsOptions options) {
-  EW_ASSIGN(std::unique_ptr<cuda::Gemm> gemm, cuda::Gemm::create(device, options.gemm_rows));
-  return std::make_unique<CudaOps>(device, std::move(gemm), std::move(options.attention));
+  if (options.gemm == nullptr) {
+    EW_ASSIGN(options.gemm, cuda::Gemm::create(device, options.gemm_rows));
+  }
+  return std::make_unique<CudaOps>(device, std::move(options.gemm), std::move(options.attention));
 }
 
 }  // namespace elaswave::kernels

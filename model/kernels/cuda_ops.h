@@ -16,11 +16,17 @@ class CudaDevice;
 
 namespace elaswave::kernels {
 
+namespace cuda {
+class Gemm;
+}
+
 struct CudaOpsOptions {
   /// Null: the plain kernels do all attention.
   std::unique_ptr<cuda::FusedAttention> attention;
   /// Which algorithm which product takes (gemm_table.h).
   std::string_view gemm_rows = tuned_gemm_rows();
+  /// Multiplies, for who wants to ask it afterwards; null: one of their own, with `gemm_rows`.
+  std::shared_ptr<cuda::Gemm> gemm;
 };
 
 /// Operations for streams of `device`, each with scratch memory of its own here: device and streams

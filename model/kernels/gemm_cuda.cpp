@@ -51,11 +51,7 @@ class Gemm::Library {
   bool run(const Call& call, std::byte* workspace, device::CudaStream& stream) {
     stream.device().select();
     const Factors& factors = call.factors;
-    const PlanKey key = key_of(call);
-    auto found = plans_.find(key);
-    if (found == plans_.end())
-      found = plans_.emplace(key, make_plan(handle_.get(), table_, key)).first;
-    const Plan& plan = found->second;
+    const Plan& plan = made(key_of(call));
     if (plan.none) return false;
     if (call.slopes_at != nullptr)
       set(plan.operation.get(), CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, call.slopes_at->data);
@@ -74,11 +70,40 @@ class Gemm::Library {
   std::vector<GemmChoice> choices() const {
     std::vector<GemmChoice> list;
     for (const auto& [key, plan] : plans_)
-      if (!plan.none) list.push_back({key.shape, plan.words(), plan.tuned});
+      if (!plan.none)
+        list.push_back({key.shape, key.a_stride, key.b_stride, key.c_stride, key.slope_stride,
+                        key.aligned, plan.words(), plan.tuned});
     return list;
   }
 
+  std::vector<AlgorithmWords> candidates(const GemmChoice& product, int most) const {
+    const PlanKey key = key_of(product);
+    std::vector<AlgorithmWords> list;
+    for (const cublasLtMatmulAlgo_t& algorithm :
+         named_algorithms(handle_.get(), key, empty_plan(key), most))
+      list.push_back(std::bit_cast<AlgorithmWords>(algorithm));
+    return list;
+  }
+  bool take(const GemmChoice& product, const AlgorithmWords& words) {
+    Plan& plan = made(key_of(product));
+    const auto algorithm = std::bit_cast<cublasLtMatmulAlgo_t>(words);
+    if (refusal_of(handle_.get(), plan, algorithm).any()) return false;
+    plan.algorithm = algorithm;
+    return true;
+  }
+
  private:
+  static PlanKey key_of(const GemmChoice& product) {
+    return {product.shape,    product.a_stride,     product.b_stride,
+            product.c_stride, product.slope_stride, product.aligned};
+  }
+  Plan& made(const PlanKey& key) {
+    auto found = plans_.find(key);
+    if (found == plans_.end())
+      found = plans_.emplace(key, make_plan(handle_.get(), table_, key)).first;
+    return found->second;
+  }
+
   static PlanKey key_of(const Call& call) {
     const Factors& factors = call.factors;
     const ConstMat c{call.c, call.c_dtype, factors.M, factors.N, call.c_stride};
@@ -237,6 +262,12 @@ std::uint64_t Gemm::hash() const {
 }
 std::vector<GemmChoice> Gemm::choices() const {
   return library_->choices();
+}
+std::vector<AlgorithmWords> Gemm::candidates(const GemmChoice& product, int most) const {
+  return library_->candidates(product, most);
+}
+bool Gemm::take(const GemmChoice& product, const AlgorithmWords& algorithm) {
+  return library_->take(product, algorithm);
 }
 
 }  // namespace elaswave::kernels::cuda

@@ -41,6 +41,9 @@ Factors factors(ProductForm form, const ConstMat& a, const ConstMat& b);
 /// One product and the algorithm it got, for logs and `elaswave tune`.
 struct GemmChoice {
   ProductShape shape;
+  std::int64_t a_stride = 0, b_stride = 0, c_stride = 0;  // elements between rows
+  std::int64_t slope_stride = 0;  // Epilogue::dgelu: of what slopes are taken at
+  bool aligned = true;            // to 16 bytes, all of it; rows of the table are for those alone
   AlgorithmWords algorithm{};
   bool tuned = false;  // by the table
 };
@@ -88,6 +91,13 @@ class Gemm {
   std::uint64_t hash() const;
   /// What has been multiplied so far, in order of shape.
   std::vector<GemmChoice> choices() const;
+
+  /// For `elaswave tune`. What the library names for a product under the conditions of its first
+  /// choice, that one first, at most `most`. Throws DeviceLost.
+  std::vector<AlgorithmWords> candidates(const GemmChoice& product, int most) const;
+  /// The product takes this algorithm from now on; false, and nothing changes, when the library
+  /// refuses it here. hash() stays: for measuring, not for training.
+  bool take(const GemmChoice& product, const AlgorithmWords& algorithm);
 
  private:
   class Library;

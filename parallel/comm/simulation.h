@@ -47,6 +47,7 @@ struct SimulationOptions {
   // must cost nothing.
   std::int64_t chunk_bytes = 64 << 10;
   std::int64_t max_switches = 50'000'000;          // a run that needs more has livelocked
+  std::int64_t stack_bytes = 1 << 20;              // of a rank: mapped, not touched
   std::size_t flight_capacity = kFlightCapacity;   // events each lane of a rank keeps
   std::function<ProbeHook(int world_rank)> probe;  // may be empty
   /// The agent of each rank, if any: made before the ranks run, called between their turns.

@@ -11,8 +11,6 @@
 namespace elaswave::comm {
 namespace {
 
-constexpr std::int64_t kStackBytes =
-    1 << 20;  // mapped, not touched: only what a rank uses costs memory
 // One in this many sends, receives and probes lets another rank run.
 constexpr std::uint64_t kYieldOneIn = 8;
 // How often a rank may swallow the end of the simulation before its stack is dropped as it is.
@@ -76,7 +74,7 @@ Result<void> Simulator::start_rank(int world_rank) {
       rank.escaped = "an exception that is not a std::exception";
     }
   };
-  EW_ASSIGN(rank.fiber, Fiber::make(kStackBytes, std::move(run_body)));
+  EW_ASSIGN(rank.fiber, Fiber::make(options_.stack_bytes, std::move(run_body)));
   ready_.push_back(world_rank);
   ++running_count_;
   return {};

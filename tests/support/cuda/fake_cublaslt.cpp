@@ -225,6 +225,7 @@ cublasStatus_t cublasLtMatmulAlgoCheck(cublasLtHandle_t handle, cublasLtMatmulDe
   const auto algorithm = std::bit_cast<Algorithm>(*algo);
   if (status == CUBLAS_STATUS_SUCCESS) status = check_algorithm(problem, algorithm);
   if (status != CUBLAS_STATUS_SUCCESS) return status;
+  if (problem.b.ld == fake_cublaslt().refuses_stride) return CUBLAS_STATUS_NOT_SUPPORTED;
   result->workspaceSize = algorithm.workspace_bytes(problem);
   result->state = CUBLAS_STATUS_SUCCESS;
   ++fake_cublaslt().checks;
@@ -259,10 +260,18 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t oper
   work.workspace = static_cast<float*>(workspace);
   work.second_half_first = handle->scattered_calls++ % 2 != 0;
   if (!pointers_fit(work, workspace_bytes)) return CUBLAS_STATUS_INVALID_VALUE;
+  if (static_cast<std::uint64_t>(work.algorithm.kind) == fake_cublaslt().fails)
+    return CUBLAS_STATUS_EXECUTION_FAILED;
   const cudaError_t queued = elaswave::emulator::enqueue_kernel(
       stream,
       {.grid = dim3(1), .body = [work] { work.run(); }, .at = std::source_location::current()});
   if (queued != cudaSuccess) return CUBLAS_STATUS_EXECUTION_FAILED;
+  const auto kind = static_cast<std::size_t>(work.algorithm.kind);
+  for (std::int64_t idle = fake_cublaslt().idle_kernels[kind]; idle > 0; --idle)
+    if (elaswave::emulator::enqueue_kernel(
+            stream, {.grid = dim3(1), .body = [] {}, .at = std::source_location::current()}) !=
+        cudaSuccess)
+      return CUBLAS_STATUS_EXECUTION_FAILED;
   ++fake_cublaslt().matmuls;
   return CUBLAS_STATUS_SUCCESS;
 }

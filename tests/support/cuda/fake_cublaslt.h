@@ -4,6 +4,7 @@
 // (alignments, sizes, types, a workspace too small), so that a wrong set-up shows without a GPU.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 
@@ -16,6 +17,15 @@ struct FakeCublasLt {
   std::atomic<bool> fail_matmul{false}, fail_heuristic{false}, fail_create{false};
   /// A library without an algorithm for the gradient of GELU.
   std::atomic<bool> lacks_gelu_gradient{false};
+  /// Names `scattered` among the algorithms although nobody asked for such: a library that breaks
+  /// its word.
+  std::atomic<bool> names_scattered{false};
+  /// The check of an algorithm refuses a second operand (our first) with rows so far apart.
+  std::atomic<std::int64_t> refuses_stride{0};
+  /// Products by this FakeAlgorithm fail; 0: none.
+  std::atomic<std::uint64_t> fails{0};
+  /// Kernels that do nothing behind each product, by FakeAlgorithm: they take time.
+  std::array<std::atomic<std::int64_t>, 4> idle_kernels{};
   /// Counts of calls that succeeded.
   std::atomic<std::int64_t> matmuls{0}, heuristics{0}, checks{0};
   /// Handles, descriptors, layouts and preferences that exist.

@@ -80,7 +80,8 @@ bool offered(const Algorithm& algorithm, const Problem& problem, const FakePrefe
   const auto mask = [&](cublasLtReductionScheme_t scheme) {
     return (wish.reductions & scheme) != 0;
   };
-  if (algorithm.kind == FakeAlgorithm::scattered && !mask(CUBLASLT_REDUCTION_SCHEME_INPLACE))
+  if (algorithm.kind == FakeAlgorithm::scattered && !mask(CUBLASLT_REDUCTION_SCHEME_INPLACE) &&
+      !fake_cublaslt().names_scattered)
     return false;
   if (algorithm.kind == FakeAlgorithm::split && !mask(CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE))
     return false;
