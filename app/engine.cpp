@@ -1,11 +1,14 @@
 #include "app/engine.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "io/base/mutant.h"
 #include "model/gpt/init.h"
 #include "model/optim/copy_digest.h"
 #include "model/optim/update.h"
+#include "parallel/pipeline/links.h"
+#include "parallel/zero/reducer.h"
 
 namespace elaswave::app {
 namespace {
@@ -35,13 +38,15 @@ Engine::Engine(EngineParts parts, std::unique_ptr<Engine> before)
       share_(std::ssize(layout::micro_batches_of(parts_.plan, place_))),
       exchange_(parts_.blocks, parts_.plan, parts_.world.world_rank()),
       stores_(make_stores(parts_, before.get())),
-      reducer_(parts_.world, exchange_, parts_.blocks, stores_->sums, parts_.spec.timeout),
+      reduction_(std::make_unique<zero::Reducer>(parts_.world, exchange_, parts_.blocks,
+                                                 stores_->sums, parts_.spec.timeout)),
       gatherer_(parts_.world, exchange_, parts_.blocks, stores_->working, parts_.spec.timeout),
       owned_(parts_.blocks, parts_.shard, parts_.machine.stream),
       parameters_(parts_.inventory, stores_->working, place_.slice),
       gradients_(parts_.inventory, stores_->sums, parts_.spec.micro_batches,
                  parts_.spec.head_addends(), place_.slice),
-      backups_(parts_.world, parts_.shard, followers_of(parts_), parts_.spec.timeout) {
+      backups_(parts_.world, parts_.shard, followers_of(parts_), parts_.spec.timeout),
+      boundary_world_(parts_.world, parts_.spec.timeout) {
   before.reset();  // its activations make room for ours
   runner_ = make_runner();
   if (parts_.machine.stream.device().host_reads()) return;
@@ -55,11 +60,14 @@ Engine::Engine(EngineParts parts, std::unique_ptr<Engine> before)
 
 // Called for what it leaves behind: a step must find all memory, code and plans of libraries there.
 void Engine::prepare_device() {
-  std::vector<comm::Expected> messages = reducer_.messages();
+  std::vector<comm::Expected> messages;
   const auto add = [&](const std::vector<comm::Expected>& more) {
     messages.insert(messages.end(), more.begin(), more.end());
   };
-  add(gatherer_.messages());
+  if (parts_.lanes == nullptr || !parts_.lanes->direct()) {
+    add(reduction_->messages());
+    add(gatherer_.messages());
+  }
   if (runner_) {
     const Result<void> rehearsed = runner_->rehearse();
     EW_CHECK(rehearsed, "a rehearsal without messages failed: {}", rehearsed.error().text());
@@ -83,7 +91,7 @@ Engine::~Engine() {
 std::unique_ptr<StageRunner> Engine::make_runner() {
   if (place_.stage < 0) return nullptr;
   return std::make_unique<StageRunner>(RunnerParts{
-      .world = parts_.world,
+      .world = boundary_world_,
       .spec = parts_.spec,
       .plan = parts_.plan,
       .place = place_,
@@ -92,8 +100,8 @@ std::unique_ptr<StageRunner> Engine::make_runner() {
       .parameters = parameters_,
       .gradients = gradients_,
       .ready = [this](std::int32_t layer) { return ready(layer); },
-      .sums_done = [this](std::int32_t layer, bool tied) { return reducer_.done(layer, tied); },
-      .between = [this] { return reducer_.progress(); },
+      .sums_done = [this](std::int32_t layer, bool tied) { return reduction_->done(layer, tied); },
+      .between = [this] { return reduction_->progress(); },
       .slow_factor = parts_.slow_factor});
 }
 
@@ -103,8 +111,62 @@ void Engine::take_state() {
                        stores_->working);
 }
 
-void Engine::gather() {
-  gatherer_.start(parts_.shard.version);
+Result<void> Engine::gather() {
+  if (!std::exchange(connected_, true)) EW_TRY(connect());
+  return gatherer_.start(parts_.shard.version);
+}
+
+Result<void> Engine::connect() {
+  using Use = comm::LaneName::Use;
+  if (parts_.lanes == nullptr || !parts_.lanes->direct()) return {};
+  const auto deadline = [this] {
+    return Deadline::after(parts_.world.clock(), parts_.spec.timeout);
+  };
+  const auto others = [this](std::vector<int> ranks) {
+    std::erase(ranks, parts_.world.world_rank());
+    return ranks;
+  };
+  EW_ASSIGN(comm::DeviceLane * sums,
+            parts_.lanes->lane({Use::sums}, others(exchange_.members()), deadline()));
+  reduction_.reset();  // both at once might not fit
+  lane_ =
+      std::make_unique<zero::LaneExchange>(zero::LaneExchangeParts{.world = parts_.world,
+                                                                   .lane = *sums,
+                                                                   .exchange = exchange_,
+                                                                   .blocks = parts_.blocks,
+                                                                   .sums = stores_->sums,
+                                                                   .working = stores_->working,
+                                                                   .limits = parts_.lanes->limits(),
+                                                                   .timeout = parts_.spec.timeout});
+  reduction_ = std::make_unique<zero::LaneReducer>(*lane_, exchange_, stores_->sums);
+  gatherer_.travel_by(*lane_);
+  if (parts_.plan.tensor_degree > 1) {
+    std::vector<int> slices;
+    if (runner_) slices = parts_.plan.replica(place_.stage, place_.replica).world_ranks;
+    EW_ASSIGN(comm::DeviceLane * lane,
+              parts_.lanes->lane({Use::slices}, others(std::move(slices)), deadline()));
+    if (runner_) runner_->slices_travel_by(*lane);
+  }
+  return connect_links();
+}
+
+Result<void> Engine::connect_links() {
+  const std::int32_t self = parts_.world.world_rank();
+  const std::vector<pipeline::Link> links = pipeline::links(parts_.plan);
+  for (std::int32_t number = 0; number < pipeline::lane_count(links); ++number) {
+    const auto mine = std::ranges::find_if(links, [&](const pipeline::Link& link) {
+      return link.lane == number && (link.from == self || link.to == self);
+    });
+    std::vector<int> peer;
+    if (mine != links.end()) peer.push_back(mine->from == self ? mine->to : mine->from);
+    EW_ASSIGN(comm::DeviceLane * lane,
+              parts_.lanes->lane({comm::LaneName::Use::link, number}, peer,
+                                 Deadline::after(parts_.world.clock(), parts_.spec.timeout)));
+    if (mine == links.end()) continue;
+    const auto direction = mine->from == self ? comm::Direction::send : comm::Direction::receive;
+    boundary_world_.link(peer.front(), direction, *lane);
+  }
+  return {};
 }
 
 Result<void> Engine::ready(std::int32_t layer) {
@@ -117,7 +179,7 @@ Result<void> Engine::ready(std::int32_t layer) {
 
 Result<Tally> Engine::compute(Step step, const StageRunner::Source& source,
                               const StageRunner::Source& blank) {
-  EW_TRY(reducer_.begin_step());
+  EW_TRY(reduction_->begin_step());
   if (!mutant(Mutant::sums_not_cleared)) stores_->sums.begin_step();
   gradients_.clear_flags();
   backups_.begin_step();
@@ -128,7 +190,7 @@ Result<Tally> Engine::compute(Step step, const StageRunner::Source& source,
   }
   parts_.world.probe(Point::after_backward);
   // A replica without a share still owes its peers its (empty) sums.
-  if (share_ == 0) EW_TRY(reducer_.done_rest());
+  if (share_ == 0) EW_TRY(reduction_->done_rest());
   return tally;
 }
 
@@ -139,7 +201,7 @@ Result<Tally> Engine::evaluate(std::int64_t count, const StageRunner::Source& so
 }
 
 Result<void> Engine::reduce() {
-  return reducer_.finish();
+  return reduction_->finish();
 }
 
 Result<void> Engine::log(Step step, optim::CommitVote& vote) {
@@ -183,7 +245,7 @@ void Engine::roll_forward(const optim::CommitRecord& record) {
 
 Result<void> Engine::settle() {
   EW_TRY(before_apply());
-  return reducer_.begin_step();
+  return reduction_->begin_step();
 }
 
 std::int64_t Engine::cost_ns() const {
@@ -198,7 +260,7 @@ void Engine::add_memory(spec::MemoryTable& use) const {
   using enum spec::MemoryTerm;
   use[weights] += static_cast<double>(stores_->working.size_bytes());
   use[sums] += static_cast<double>(stores_->sums.size_bytes());
-  use[exchange] += static_cast<double>(reducer_.buffer_bytes());
+  use[exchange] += static_cast<double>(reduction_->buffer_bytes());
   if (!parts_.machine.stream.device().host_reads()) add_device_memory(use);
   if (!runner_) return;
   const gpt::ActivationBytes activations = runner_->activation_bytes();

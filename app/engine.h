@@ -15,10 +15,12 @@
 #include "model/optim/commit.h"
 #include "model/optim/owned_state.h"
 #include "model/spec/memory.h"
+#include "parallel/comm/device_lanes.h"
+#include "parallel/comm/lane_world.h"
 #include "parallel/comm/world.h"
 #include "parallel/layout/plan.h"
 #include "parallel/zero/gatherer.h"
-#include "parallel/zero/reducer.h"
+#include "parallel/zero/reduction.h"
 #include "parallel/zero/shard.h"
 
 namespace elaswave::app {
@@ -34,6 +36,7 @@ struct EngineParts {
   std::function<double()> slow_factor;  // as RankFaults'
   layout::Plan plan;                    // sound
   std::vector<replica::Copy> missing;   // copies of the plan that hold nothing yet
+  comm::DeviceLanes* lanes = nullptr;   // entered before the first gather(); null: there are none
 };
 
 /// A step: compute, reduce, log, (commit), apply; then gather() for the next one. THREADS: the
@@ -59,8 +62,9 @@ class Engine {
   /// The engine is new, or others have written the shard: its state to where it is updated, and
   /// working weights of owned blocks from their master weights.
   void take_state();
-  /// Starts the gather of working weights at the shard's version; overlaps with what comes next.
-  void gather();
+  /// COLLECTIVE over all ranks of the view, the first time: chooses how exchanges travel. Starts
+  /// the gather of working weights at the shard's version; overlaps with what comes next.
+  Result<void> gather();
 
   /// COLLECTIVE. Forward and backward of a step, with the reduction and the filling of copies going
   /// on beside them.
@@ -108,6 +112,9 @@ class Engine {
   void prepare_device();
   void add_device_memory(spec::MemoryTable& use) const;
   Result<void> send_log();
+  /// COLLECTIVE. Exchanges travel by lanes where there are some.
+  Result<void> connect();
+  Result<void> connect_links();
   /// Returns when the working weights of a layer are there, and asserts their version.
   Result<void> ready(std::int32_t layer);
 
@@ -116,12 +123,15 @@ class Engine {
   std::int64_t share_ = 0;
   zero::ExchangeMap exchange_;
   std::unique_ptr<Stores> stores_;
-  zero::Reducer reducer_;
+  std::unique_ptr<zero::LaneExchange> lane_;  // null: sums and weights travel through the world
+  std::unique_ptr<zero::Reduction> reduction_;
   zero::Gatherer gatherer_;
   optim::OwnedState owned_;
   layers::Parameters parameters_;
   layers::Gradients gradients_;
   replica::Backups backups_;
+  comm::LaneWorld boundary_world_;
+  bool connected_ = false;
   std::unique_ptr<StageRunner> runner_;  // null on a spare; last: it refers to all above
 };
 

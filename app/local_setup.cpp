@@ -61,6 +61,8 @@ Result<void> build(const Settings& settings, comm::World& world, bool (*stop)(),
                                            config.device.gemm_table));
   const kernels::Machine machine = setup.device->machine();
   if (!machine.stream.device().host_reads()) setup.staged.emplace(world, machine.stream);
+  comm::World& peers = setup.staged ? *setup.staged : world;
+  setup.lanes = make_device_lanes(machine, world, peers);
   lap("device");
   EW_ASSIGN(const data::TokenFormat format, data::parse_token_format(config.data.format));
   EW_ASSIGN(const data::TokenType type, data::parse_token_type(config.data.dtype));
@@ -96,14 +98,15 @@ Result<void> build(const Settings& settings, comm::World& world, bool (*stop)(),
   }
   EW_ASSIGN(
       setup.trainer,
-      Trainer::create(setup.spec, {.world = setup.staged ? *setup.staged : world,
+      Trainer::create(setup.spec, {.world = peers,
                                    .machine = machine,
                                    .train = *setup.train,
                                    .val = setup.val ? &*setup.val : nullptr,
                                    .stop = stop,
                                    .checkpoint = setup.checkpoint ? &*setup.checkpoint : nullptr,
                                    .plan = &setup.plan.plan,
-                                   .faults = std::move(faults)}));
+                                   .faults = std::move(faults),
+                                   .lanes = setup.lanes.get()}));
   lap("weights");
   setup.identity = {
       .numeric_class = machine.ops.numeric_class(),

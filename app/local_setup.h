@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "app/backends.h"
+#include "app/device_lanes.h"
 #include "app/options.h"
 #include "app/rank_device.h"
 #include "app/start.h"
@@ -30,6 +31,7 @@ struct LocalSetup {
   // In front of the world where host code cannot touch the device's memory. Everything after set_up
   // goes through it.
   std::optional<comm::StagedWorld> staged;
+  std::unique_ptr<comm::DeviceLanes> lanes;  // of the device; null on a CPU
   std::optional<data::TokenSet> train, val;
   std::unique_ptr<FileSystem> files = make_file_system();
   std::optional<CheckpointSetup> checkpoint;

@@ -63,6 +63,9 @@ class StageRunner {
   /// count <= G.
   Result<Tally> evaluate(Step step, std::int64_t count, const Source& source, const Source& blank);
 
+  /// As SliceGroup::travel_by(). REQUIRES: a tensor degree above 1.
+  void slices_travel_by(comm::DeviceLane& lane) { slices_->travel_by(lane); }
+
   gpt::ActivationBytes activation_bytes() const { return stage_->activation_bytes(); }
   /// Of the last pass.
   const pipeline::RunTime& time() const { return executor_->time(); }

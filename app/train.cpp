@@ -239,6 +239,10 @@ ConsoleMode console_mode(const Config& config) {
 Result<int> run_train(const Settings& settings) {
   const Config& config = settings.config;
   set_signals();
+  // As many queues as the hardware has, for streams that share none: a message that waits for a
+  // peer must not hold up kernels of another stream, for which the peer may be waiting. Before
+  // there are threads and a device, unless the user has set it.
+  setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
   start_log(config);  // before there are threads
   // Declared before the world: when something fails, the world's communication thread must have
   // ended before the memory it may still read and write goes.

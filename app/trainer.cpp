@@ -6,7 +6,6 @@
 #include "app/layout.h"
 #include "app/phase.h"
 #include "app/rank_device.h"
-#include "app/state_dump.h"
 #include "elastic/plan/rebalance.h"
 #include "io/base/log.h"
 #include "io/base/mutant.h"
@@ -76,7 +75,8 @@ Trainer::Trainer(const RunSpec& spec, const TrainerParts& parts, const layout::P
                                                    .shard = shard_,
                                                    .slow_factor = parts.faults.slow_factor,
                                                    .plan = plan,
-                                                   .missing = {}})),
+                                                   .missing = {},
+                                                   .lanes = parts.lanes})),
       batches_(parts.train, spec.seed, spec.model.context, spec.model.vocab, spec.micro_batch,
                spec.global_batch()) {
   if (parts.val != nullptr)
@@ -136,7 +136,13 @@ Result<void> Trainer::adopt(const checkpoint::Manifest& manifest) {
 }
 
 Result<RunSummary> Trainer::run(StepObserver& observer, const Ending& ending) {
-  engine_->gather();
+  auto summary = run_over_failures(observer, ending);
+  // What waits on the device for peers would keep it from letting go of memory.
+  if (!summary && parts_.lanes != nullptr) parts_.lanes->stop();
+  return summary;
+}
+
+Result<RunSummary> Trainer::run_over_failures(StepObserver& observer, const Ending& ending) {
   for (;;) {
     // The one place where an aborted step ends up. Nothing waits in here.
     try {
@@ -159,6 +165,8 @@ Result<RunSummary> Trainer::attempt(StepObserver& observer, const Ending& ending
     // Whoever is missing may have left in good order: then all had come as far as this rank.
     if (!recovered && done_) return *done_;
     EW_TRY(recovered);
+  } else {
+    EW_TRY(set_off());
   }
   return run_to_end(observer, ending);
 }
@@ -180,7 +188,10 @@ Result<RunSummary> Trainer::run_to_end(StepObserver& observer, const Ending& end
   EW_ASSIGN(RunSummary summary, finish(raw(shard_.version.step) < spec_.steps));
   if (ending.last) EW_TRY(ending.last(summary));
   done_ = summary;
-  if (ending.close_world) EW_TRY(parts_.world.close(deadline()));
+  if (ending.close_world) {
+    if (parts_.lanes != nullptr) EW_TRY(parts_.lanes->close(deadline()));
+    EW_TRY(parts_.world.close(deadline()));
+  }
   return summary;
 }
 
@@ -219,7 +230,7 @@ Result<void> Trainer::run_step(Step step, StepObserver& observer) {
   note_commit(observer);
 
   world.probe(Point::before_gather);
-  engine_->gather();  // overlaps with the next forward pass
+  EW_TRY(engine_->gather());  // overlaps with the next forward pass
   world.probe(Point::after_gather);
   if (step == next(first_)) EW_TRY(measure_bubble(compute_time));
   return {};
@@ -283,7 +294,7 @@ Result<void> Trainer::follow_speed() {
              shares_text(*plan));
   make_engine(*plan, {});
   engine_->take_state();
-  engine_->gather();
+  EW_TRY(engine_->gather());
   speeds_.changed(step);
   return {};
 }
@@ -361,19 +372,6 @@ Result<RunSummary> Trainer::finish(bool stopped) {
   }
   EW_TRY(engine_->settle());  // nothing of ours is under way when the caller closes the world
   return summary;
-}
-
-Result<void> Trainer::dump_state(const std::string& path) {
-  EW_ASSIGN(const std::uint64_t state_digest, digest());
-  return app::dump_state({.world = parts_.world,
-                          .group = group_,
-                          .plan = engine_->plan(),
-                          .inventory = inventory_,
-                          .blocks = blocks_,
-                          .shard = shard_,
-                          .digest = state_digest,
-                          .timeout = spec_.timeout},
-                         path);
 }
 
 }  // namespace elaswave::app

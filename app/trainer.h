@@ -45,6 +45,8 @@ struct TrainerParts {
   const layout::Plan* plan = nullptr;  // to start with; null: the healthy plan of RunSpec::layout
   member::ViewBoard* board = nullptr;  // null: a rank that fails ends the run
   RankFaults faults;
+  /// By which device memory may travel past the world; null: it never does. The same on all ranks.
+  comm::DeviceLanes* lanes = nullptr;
 };
 
 struct StepReport {
@@ -138,6 +140,9 @@ class Trainer {
   void make_engine(const layout::Plan& plan, std::vector<replica::Copy> missing);
 
   // The step loop.
+  Result<RunSummary> run_over_failures(StepObserver& observer, const Ending& ending);
+  /// COLLECTIVE, once.
+  Result<void> set_off();
   Result<RunSummary> attempt(StepObserver& observer, const Ending& ending);
   Result<RunSummary> run_to_end(StepObserver& observer, const Ending& ending);
   void begin_checkpoint();

@@ -16,7 +16,8 @@ void Trainer::make_engine(const layout::Plan& plan, std::vector<replica::Copy> m
                                                    .shard = shard_,
                                                    .slow_factor = parts_.faults.slow_factor,
                                                    .plan = plan,
-                                                   .missing = std::move(missing)},
+                                                   .missing = std::move(missing),
+                                                   .lanes = parts_.lanes},
                                        std::move(engine_));
   } catch (const device::OutOfMemory& full) {
     refused_ = memory_refused(spec_, plan, parts_.world.world_rank(), full.what());

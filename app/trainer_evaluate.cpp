@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "app/phase.h"
+#include "app/state_dump.h"
 #include "app/trainer.h"
 #include "model/optim/digest.h"
 
@@ -83,6 +84,19 @@ Result<optim::CommitVote> Trainer::validate_round(std::int64_t first, std::int64
   parts_.world.set_activity({shard_.version.step, "validation"});  // no longer the last action
   EW_TRY(comm::all_reduce_sum(parts_.world, group_, words, "validation loss", deadline()));
   return optim::CommitVote::from_words(words);
+}
+
+Result<void> Trainer::dump_state(const std::string& path) {
+  EW_ASSIGN(const std::uint64_t state_digest, digest());
+  return app::dump_state({.world = parts_.world,
+                          .group = group_,
+                          .plan = engine_->plan(),
+                          .inventory = inventory_,
+                          .blocks = blocks_,
+                          .shard = shard_,
+                          .digest = state_digest,
+                          .timeout = spec_.timeout},
+                         path);
 }
 
 }  // namespace elaswave::app

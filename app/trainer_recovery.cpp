@@ -101,6 +101,11 @@ recover::RankInventory Trainer::inventory_now() const {
   return mine;
 }
 
+Result<void> Trainer::set_off() {
+  if (parts_.lanes != nullptr) EW_TRY(parts_.lanes->enter(deadline()));
+  return engine_->gather();
+}
+
 /// COLLECTIVE over the members of the newest view.
 Result<void> Trainer::recover(StepObserver& observer) {
   comm::World& world = parts_.world;
@@ -125,6 +130,8 @@ Result<void> Trainer::recover(StepObserver& observer) {
   recovering_->lap(recover::Phase::agree, std::min(decision.decided_at, left));
 
   world.probe(Point::recover_begin);
+  // Before anything else: what waits on the device for the dead has to end.
+  if (parts_.lanes != nullptr) parts_.lanes->stop();
   if (checkpointer_) {
     const Phase phase(world, shard_.version.step, FlightPhase::outside, "abandon a checkpoint");
     checkpointer_->abandon();
@@ -137,6 +144,8 @@ Result<void> Trainer::recover(StepObserver& observer) {
   recovering_->lap(recover::Phase::abort, world.clock().now());
 
   const Phase phase(world, shard_.version.step, FlightPhase::recovery, "recovery");
+  // From here on memory of the old plan may go: no peer reaches in any more.
+  if (parts_.lanes != nullptr) EW_TRY(parts_.lanes->enter(deadline()));
   EW_ASSIGN(const std::vector<recover::RankInventory> table,
             recover::exchange_inventories(world, group_, inventory_now(), deadline()));
   world.probe(Point::recover_inventory);
@@ -182,7 +191,7 @@ Result<void> Trainer::pass_gate() {
   world.probe(Point::recover_gate);
   if (!mutant(Mutant::gate_skipped))
     EW_TRY(recover::pass_gate(world, group_, words, blocks_.count(), deadline()));
-  if (!mutant(Mutant::gather_skipped)) engine_->gather();
+  if (!mutant(Mutant::gather_skipped)) EW_TRY(engine_->gather());
   world.probe(Point::recover_done);
   recovering_->lap(recover::Phase::gate, world.clock().now());
   return {};

@@ -106,9 +106,10 @@ Result<void> DeviceGroup::settle(ncclResult_t result, std::string_view operation
   return {};
 }
 
-Result<void> DeviceGroup::connect(const ncclUniqueId& id, Deadline deadline) {
+Result<void> DeviceGroup::connect(const ncclUniqueId& id, int most_blocks, Deadline deadline) {
   ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
   config.blocking = 0;
+  if (most_blocks > 0) config.maxCTAs = most_blocks;
   EW_TRY(settle(nccl_.comm_init_rank_config(&comm_, size(), id, index_, &config), "make a group",
                 deadline));
   EW_CHECK(comm_ != nullptr, "NCCL made a communicator and did not return it");
@@ -186,17 +187,23 @@ Result<void> DeviceGroup::exchange(const DeviceQueue& queue, std::span<const Out
   return {};
 }
 
+Result<bool> DeviceGroup::test(device::Stream& stream, device::Mark mark,
+                               std::string_view operation) {
+  EW_TRY(ready_for(operation));
+  // In this order: kernels that an error has ended leave the queue as finished ones do.
+  const bool reached = stream.reached(mark);
+  const ncclResult_t result = state();
+  if (result != ncclSuccess && result != ncclInProgress)
+    return give_up(nccl_error(result, operation));
+  return reached && result == ncclSuccess;
+}
+
 Result<void> DeviceGroup::wait(device::Stream& stream, device::Mark mark,
                                std::string_view operation, Deadline deadline) {
   PollPause pause(world_.clock(), deadline);
   for (;;) {
-    EW_TRY(ready_for(operation));
-    // In this order: kernels that an error has ended leave the queue as finished ones do.
-    const bool reached = stream.reached(mark);
-    const ncclResult_t result = state();
-    if (result != ncclSuccess && result != ncclInProgress)
-      return give_up(nccl_error(result, operation));
-    if (reached && result == ncclSuccess) return {};
+    EW_ASSIGN(const bool done, test(stream, mark, operation));
+    if (done) return {};
     if (pause.over())
       return give_up(late(operation, "the queue did not come to its end", pause.waited()));
     pause.sleep();

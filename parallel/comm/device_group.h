@@ -89,12 +89,14 @@ class DeviceGroup {
   /// enqueued before is whole. That the peers' is, only the commit of the step tells.
   Result<void> wait(device::Stream& stream, device::Mark mark, std::string_view operation,
                     Deadline deadline);
+  /// The same without waiting: true when it would return at once.
+  Result<bool> test(device::Stream& stream, device::Mark mark, std::string_view operation);
 
  private:
   friend class DeviceGroups;
   DeviceGroup(World& world, const NcclTable& nccl, Group group);
 
-  Result<void> connect(const ncclUniqueId& id, Deadline deadline);
+  Result<void> connect(const ncclUniqueId& id, int most_blocks, Deadline deadline);
   Result<void> listen(std::string_view operation);
   Result<void> ready_for(std::string_view operation);
   Result<void> settle(ncclResult_t result, std::string_view operation, Deadline deadline);
@@ -134,9 +136,11 @@ class DeviceGroups {
   /// COLLECTIVE over `group`, of the world's generation and with this rank in it. Groups that share
   /// ranks are made in the same order everywhere. The result lives until release_all() or
   /// close_all(). A group of one is a group. After an error or StepAborted what has come to be is
-  /// held here, to be released like any other.
+  /// held here, to be released like any other. `most_blocks`: of the device that its kernels may
+  /// take at once; 0: as NCCL likes.
   /// REQUIRES: groups of older generations were released.
-  Result<DeviceGroup*> make(const Group& group, const ShareBytes& share, Deadline deadline);
+  Result<DeviceGroup*> make(const Group& group, const ShareBytes& share, Deadline deadline,
+                            int most_blocks = 0);
 
   /// Ends what is under way on every group, so that queues drain; of no collective enqueued is
   /// known afterwards what it wrote. Local. Returns how many groups did not come to rest in time:

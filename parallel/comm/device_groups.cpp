@@ -67,7 +67,7 @@ Result<ncclUniqueId> DeviceGroups::agree_on_id(const DeviceGroup& group, const S
 }
 
 Result<DeviceGroup*> DeviceGroups::make(const Group& group, const ShareBytes& share,
-                                        Deadline deadline) {
+                                        Deadline deadline, int most_blocks) {
   EW_CHECK(group.generation == world_.generation(),
            "a device group of generation {}, the world is at {}", raw(group.generation),
            raw(world_.generation()));
@@ -78,7 +78,7 @@ Result<DeviceGroup*> DeviceGroups::make(const Group& group, const ShareBytes& sh
   EW_ASSIGN(const ncclUniqueId id, agree_on_id(*made, share, deadline));
   groups_.push_back(std::move(made));  // before the call: its communicator must not be lost
   DeviceGroup* const begun = groups_.back().get();
-  EW_TRY(begun->connect(id, deadline));
+  EW_TRY(begun->connect(id, most_blocks, deadline));
   return begun;
 }
 

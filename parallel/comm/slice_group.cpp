@@ -24,38 +24,57 @@ std::vector<std::span<Byte>> pieces_of(const device::MatView<Byte>& rows) {
   return pieces;
 }
 
+/// Both ends of a lane cut messages alike: into one.
+template <typename Byte>
+std::span<Byte> only(const std::vector<std::span<Byte>>& pieces, std::string_view operation) {
+  EW_CHECK(pieces.size() == 1, "'{}': {} rows with gaps between them on a lane", operation,
+           pieces.size());
+  return pieces.front();
+}
+
+}  // namespace
+
 /// One direct exchange. Each pair of slices whose message would be empty sends none: both ends know
 /// the counts. Works still under way when a wait fails need no care (world.h).
-class Exchange {
+class SliceGroup::Exchange {
  public:
-  Exchange(World& world, std::string_view operation, Nanoseconds timeout, bool silent)
-      : world_(world),
+  Exchange(SliceGroup& group, std::string_view operation)
+      : group_(group),
         operation_(operation),
-        deadline_(Deadline::after(world.clock(), timeout)),
-        silent_(silent) {}
+        deadline_(Deadline::after(group.world_.clock(), group.timeout_)) {}
 
-  void send(int world_rank, ConstPieces pieces) {
-    if (silent_) return;
-    works_.push_back(world_.send(world_rank, Channel::tensor, std::move(pieces)));
+  void send(int slice, ConstPieces pieces) {
+    if (group_.silent_) return;
+    const int to = group_.rank_of(slice);
+    if (group_.lane_ == nullptr)
+      works_.push_back(group_.world_.send(to, Channel::tensor, std::move(pieces)));
+    else
+      batch_.sends.push_back({to, only(pieces, operation_)});
   }
-  void receive(int world_rank, Pieces pieces) {
-    if (silent_) return;
-    works_.push_back(world_.receive(world_rank, Channel::tensor, std::move(pieces)));
+  void receive(int slice, Pieces pieces) {
+    if (group_.silent_) return;
+    const int from = group_.rank_of(slice);
+    if (group_.lane_ == nullptr)
+      works_.push_back(group_.world_.receive(from, Channel::tensor, std::move(pieces)));
+    else
+      batch_.receives.push_back({from, only(pieces, operation_)});
   }
+  /// What goes by a lane moves from here on: all slices come here in the same order.
   Result<void> finish() {
-    for (const Work& work : works_) EW_TRY(world_.wait(work, operation_, deadline_));
-    return {};
+    for (const Work& work : works_) EW_TRY(group_.world_.wait(work, operation_, deadline_));
+    if (group_.lane_ == nullptr || group_.silent_) return {};
+    EW_ASSIGN(const device::Mark mark, group_.lane_->start(batch_, operation_, deadline_));
+    return group_.lane_->wait(mark, operation_, deadline_);
   }
 
  private:
-  World& world_;
+  SliceGroup& group_;
   std::string_view operation_;
   Deadline deadline_;
   bool silent_;
   std::vector<Work> works_;
+  LaneBatch batch_{.channel = Channel::tensor};
 };
-
-}  // namespace
 
 SliceGroup::SliceGroup(World& world, std::vector<int> world_ranks, Nanoseconds timeout,
                        device::Arithmetic& arithmetic)
@@ -78,14 +97,14 @@ Result<void> SliceGroup::gather_rows(ConstMat mine, Mat all, std::string_view op
     const RowRange range = rows_of_slice(all.rows, slice, slices());
     return all.rows_from(range.begin, range.count());
   };
-  Exchange exchange(world_, operation, timeout_, silent_);
+  Exchange exchange(*this, operation);
   for (int distance = 1; distance < slices() && all.cols > 0; ++distance) {
     const int from = (slice_ - distance + slices()) % slices();
     if (const Mat theirs = rows_of(from); theirs.rows > 0)
-      exchange.receive(rank_of(from), pieces_of(theirs));
+      exchange.receive(from, pieces_of(theirs));
   }
   for (int distance = 1; distance < slices() && mine.elems() > 0; ++distance)
-    exchange.send(rank_of((slice_ + distance) % slices()), pieces_of(mine));
+    exchange.send((slice_ + distance) % slices(), pieces_of(mine));
   arithmetic_.copy_rows(mine, rows_of(slice_));
   return exchange.finish();
 }
@@ -104,16 +123,16 @@ Result<void> SliceGroup::scatter_sum(ConstMat partial, Mat mine, std::string_vie
     return staging_.span().subspan(place * static_cast<std::size_t>(count),
                                    static_cast<std::size_t>(count));
   };
-  Exchange exchange(world_, operation, timeout_, silent_);
+  Exchange exchange(*this, operation);
   for (int distance = 1; distance < slices() && count > 0; ++distance) {
     const int from = (slice_ - distance + slices()) % slices();
-    exchange.receive(rank_of(from), {std::as_writable_bytes(theirs(from))});
+    exchange.receive(from, {std::as_writable_bytes(theirs(from))});
   }
   for (int distance = 1; distance < slices() && partial.cols > 0; ++distance) {
     const int to = (slice_ + distance) % slices();
     const RowRange range = rows_of_slice(partial.rows, to, slices());
     if (range.count() > 0)
-      exchange.send(rank_of(to), pieces_of(partial.rows_from(range.begin, range.count())));
+      exchange.send(to, pieces_of(partial.rows_from(range.begin, range.count())));
   }
   EW_TRY(exchange.finish());
 
@@ -137,13 +156,13 @@ Result<void> SliceGroup::gather(std::span<const std::byte> in, std::span<std::by
   auto row = [&](int slice) {
     return out.subspan(in.size() * static_cast<std::size_t>(slice), in.size());
   };
-  Exchange exchange(world_, operation, timeout_, silent_);
+  Exchange exchange(*this, operation);
   for (int distance = 1; distance < slices(); ++distance) {
     const int from = (slice_ - distance + slices()) % slices();
-    exchange.receive(rank_of(from), {row(from)});
+    exchange.receive(from, {row(from)});
   }
   for (int distance = 1; distance < slices(); ++distance)
-    exchange.send(rank_of((slice_ + distance) % slices()), {in});
+    exchange.send((slice_ + distance) % slices(), {in});
   // `in` may be this slice's row already.
   if (in.data() != row(slice_).data()) arithmetic_.copy(in, row(slice_));
   return exchange.finish();

@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "parallel/comm/device_lanes.h"
 #include "parallel/comm/world.h"
 #include "parallel/device/arithmetic.h"
 
@@ -37,6 +38,9 @@ class SliceGroup {
   /// While silent, calls do all but exchange messages: what other slices would have sent is
   /// whatever lies there. For a rehearsal, in which every slice works alone.
   void set_silent(bool silent) { silent_ = silent; }
+  /// From the next call on, on all slices: rows travel by `lane`, which is connected with them.
+  /// Activations then have no gaps between their rows.
+  void travel_by(DeviceLane& lane) { lane_ = &lane; }
 
   int slices() const { return static_cast<int>(world_ranks_.size()); }
   int slice() const { return slice_; }
@@ -59,8 +63,11 @@ class SliceGroup {
  private:
   int rank_of(int slice) const { return world_ranks_[static_cast<std::size_t>(slice)]; }
 
+  class Exchange;
+
   World& world_;
   device::Arithmetic& arithmetic_;
+  DeviceLane* lane_ = nullptr;  // null: through the world
   std::vector<int> world_ranks_;
   int slice_ = 0;
   Nanoseconds timeout_;

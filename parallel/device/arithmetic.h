@@ -10,6 +10,19 @@
 
 namespace elaswave::device {
 
+struct PieceCopy {
+  const std::byte* from = nullptr;
+  std::byte* to = nullptr;
+  std::int64_t bytes = 0;
+};
+/// `elems` numbers and the first of their addends; the others lie at equal distances behind it.
+template <typename T>
+struct PieceSum {
+  T* into = nullptr;
+  const T* from = nullptr;
+  std::int64_t elems = 0;
+};
+
 /// All memory is the device's. Calls are issued in order with the kernels that fill and read it.
 /// THREADS: those of the stream.
 class Arithmetic {
@@ -28,6 +41,14 @@ class Arithmetic {
   /// out = ((addends[0] + addends[1]) + ...), summed in f32 and rounded once to the type of `out`
   /// (f32 or bf16). REQUIRES: addends are f32; `out` is one of them or overlaps none.
   virtual void sum_rows(std::span<const ConstMat> addends, const Mat& out) = 0;
+
+  // Many pieces in few launches. REQUIRES: pieces do not overlap.
+  virtual void copy_pieces(std::span<const PieceCopy> pieces);
+  /// into[i] = ((into[i] + from[i]) + from[stride + i]) + ..., `addends` of them, for each piece.
+  virtual void add_pieces(std::span<const PieceSum<std::int64_t>> pieces, std::int64_t stride,
+                          std::int64_t addends);
+  virtual void add_pieces(std::span<const PieceSum<float>> pieces, std::int64_t stride,
+                          std::int64_t addends);
 };
 
 /// On the caller's thread.

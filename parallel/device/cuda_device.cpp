@@ -2,6 +2,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <array>
 #include <cstring>
 #include <utility>
 
@@ -119,6 +120,13 @@ CudaDevice::MemoryInfo CudaDevice::memory_info() const {
   check_cuda(cudaMemGetInfo(&free_bytes, &total_bytes), "cudaMemGetInfo");
   return {.free_bytes = static_cast<std::int64_t>(free_bytes),
           .total_bytes = static_cast<std::int64_t>(total_bytes)};
+}
+
+std::string CudaDevice::bus_id() const {
+  std::array<char, 24> text{};
+  check_cuda(cudaDeviceGetPCIBusId(text.data(), static_cast<int>(text.size()), index_),
+             "cudaDeviceGetPCIBusId");
+  return text.data();
 }
 
 std::byte* CudaDevice::allocate(Space space, std::int64_t bytes) {

@@ -49,6 +49,8 @@ class CudaDevice final : public Device {
   /// Of the whole GPU: other processes take from `free_bytes` too. Throws DeviceLost.
   MemoryInfo memory_info() const;
   int index() const { return index_; }
+  /// As the driver writes it, "0000:3b:00.0": the GPU's place in its machine. Throws DeviceLost.
+  std::string bus_id() const;
   /// Selects this device for the calling thread's next calls of the CUDA runtime. Throws
   /// DeviceLost.
   void select() const;

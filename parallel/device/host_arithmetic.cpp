@@ -17,6 +17,16 @@ void add_in(std::span<T> into, std::span<const T> from) {
   for (std::size_t i = 0; i < into.size(); ++i) into[i] += from[i];
 }
 
+template <typename T>
+void add_one_by_one(Arithmetic& arithmetic, std::span<const PieceSum<T>> pieces,
+                    std::int64_t stride, std::int64_t addends) {
+  for (const PieceSum<T>& piece : pieces) {
+    const auto count = static_cast<std::size_t>(piece.elems);
+    for (std::int64_t addend = 0; addend < addends; ++addend)
+      arithmetic.add(std::span(piece.into, count), std::span(piece.from + addend * stride, count));
+  }
+}
+
 template <typename Out>
 void store(const float* sums, std::int64_t count, Out* out) {
   for (std::int64_t c = 0; c < count; ++c) {
@@ -71,6 +81,21 @@ class HostArithmetic final : public Arithmetic {
 };
 
 }  // namespace
+
+void Arithmetic::copy_pieces(std::span<const PieceCopy> pieces) {
+  for (const PieceCopy& piece : pieces) {
+    const auto bytes = static_cast<std::size_t>(piece.bytes);
+    copy({piece.from, bytes}, {piece.to, bytes});
+  }
+}
+void Arithmetic::add_pieces(std::span<const PieceSum<std::int64_t>> pieces, std::int64_t stride,
+                            std::int64_t addends) {
+  add_one_by_one(*this, pieces, stride, addends);
+}
+void Arithmetic::add_pieces(std::span<const PieceSum<float>> pieces, std::int64_t stride,
+                            std::int64_t addends) {
+  add_one_by_one(*this, pieces, stride, addends);
+}
 
 Arithmetic& host_arithmetic() {
   static HostArithmetic arithmetic;  // without state

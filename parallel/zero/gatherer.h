@@ -3,12 +3,14 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "io/base/types.h"
 #include "parallel/comm/world.h"
 #include "parallel/layout/blocks.h"
 #include "parallel/zero/exchange.h"
+#include "parallel/zero/lane_exchange.h"
 #include "parallel/zero/store.h"
 
 namespace elaswave::zero {
@@ -20,9 +22,12 @@ class Gatherer {
   Gatherer(comm::World& world, const ExchangeMap& exchange, const layout::BlockTable& blocks,
            TensorStore& working, Nanoseconds timeout);
 
+  /// From the next start() on weights travel by `lane`; on all ranks.
+  void travel_by(LaneExchange& lane) { lane_ = &lane; }
+
   /// This rank's owned blocks of `working` hold `version`: sends them to all who read them and
   /// receives the others' in the background. REQUIRES: begin_apply() since the last start().
-  void start(Version version);
+  Result<void> start(Version version);
   /// Returns when all that `layer` reads on this rank (the tied part too) is at the version of the
   /// last start().
   Result<void> wait(std::int32_t layer);
@@ -37,6 +42,9 @@ class Gatherer {
   Version version(std::int32_t layer) const { return versions_[static_cast<std::size_t>(layer)]; }
 
  private:
+  void start_unit(std::int32_t index);
+  Deadline deadline() const { return Deadline::after(world_.clock(), timeout_); }
+
   comm::World& world_;
   const ExchangeMap& exchange_;
   const layout::BlockTable& blocks_;
@@ -47,6 +55,8 @@ class Gatherer {
   std::vector<std::vector<std::int32_t>> units_read_;  // by layer
   std::vector<std::vector<comm::Work>> receives_;      // by unit
   std::vector<comm::Work> sends_;
+  LaneExchange* lane_ = nullptr;                             // null: through the world
+  std::vector<std::optional<LaneExchange::Ticket>> arrive_;  // by unit, while under way on the lane
 };
 
 }  // namespace elaswave::zero

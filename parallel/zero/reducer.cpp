@@ -26,7 +26,12 @@ void round_to_f32(std::span<std::byte> sums) {
 
 Reducer::Reducer(comm::World& world, const ExchangeMap& exchange, const layout::BlockTable& blocks,
                  GradSums& sums, Nanoseconds timeout)
-    : world_(world), exchange_(exchange), blocks_(blocks), sums_(sums), timeout_(timeout) {
+    : world_(world),
+      exchange_(exchange),
+      blocks_(blocks),
+      sums_(sums),
+      timeout_(timeout),
+      awaited_(exchange) {
   for (const std::int32_t member : exchange.members()) {
     if (member == exchange.world_rank()) continue;
     Peer peer{.world_rank = member};
@@ -85,29 +90,19 @@ Result<void> Reducer::begin_step() {
   for (const comm::Work& work : sends_) EW_TRY(world_.wait(work, "send gradient sums", deadline()));
   sends_.clear();
   progress_.assign(static_cast<std::size_t>(exchange_.count()), {});
-  for (std::int32_t unit = 0; unit < exchange_.count(); ++unit) {
-    progress_of(unit).awaits_home = exchange_.unit(unit).adds_home;
-    progress_of(unit).awaits_tied = exchange_.unit(unit).adds_tied;
-  }
+  awaited_.begin_step();
   started_ = 0;
   for (Peer& peer : peers_) peer.next = 0;
   return {};
 }
 
 Result<void> Reducer::done(std::int32_t layer, bool tied) {
-  for (std::int32_t index = 0; index < exchange_.count(); ++index) {
-    const Unit& unit = exchange_.unit(index);
-    if (tied ? !unit.adds_tied || unit.tied_layer != layer : !unit.adds_home || unit.layer != layer)
-      continue;
-    bool& awaited = tied ? progress_of(index).awaits_tied : progress_of(index).awaits_home;
-    EW_CHECK(awaited, "the sums of layer {} were done before", layer);
-    awaited = false;
-  }
+  awaited_.done(layer, tied);
   return start_complete();
 }
 
 Result<void> Reducer::done_rest() {
-  for (Progress& unit : progress_) unit.awaits_home = unit.awaits_tied = false;
+  awaited_.done_rest();
   return start_complete();
 }
 
@@ -116,8 +111,7 @@ Result<void> Reducer::start_complete() {
   if (exchange_.count() == 0) return {};
   const auto order = exchange_.order_of(exchange_.world_rank());
   for (; started_ < order.size(); ++started_) {
-    const Progress& next = progress_of(order[started_]);
-    if (next.awaits_home || next.awaits_tied) break;
+    if (!awaited_.complete(order[started_])) break;
     start(order[started_]);
   }
   return progress();

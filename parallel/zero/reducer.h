@@ -12,37 +12,27 @@
 #include "parallel/device/buffer.h"
 #include "parallel/layout/blocks.h"
 #include "parallel/zero/exchange.h"
+#include "parallel/zero/reduction.h"
 #include "parallel/zero/store.h"
 
 namespace elaswave::zero {
 
-/// A step: begin_step(), done() for every event of layout::sums_order() in its order, with
-/// progress() in between, finish(). THREADS: the rank's compute thread.
-class Reducer {
+/// Through the world: done() starts every unit that became complete, strictly in the order that
+/// peers expect.
+class Reducer final : public Reduction {
  public:
   /// Memory beside the sums, allocated here: for each peer what this rank owns of two units that
   /// follow each other, the largest such pair.
-  static constexpr std::size_t kWindowUnits = 2;
-
   Reducer(comm::World& world, const ExchangeMap& exchange, const layout::BlockTable& blocks,
           GradSums& sums, Nanoseconds timeout);
 
-  std::int64_t buffer_bytes() const;
-  /// That a step sends and receives.
-  std::vector<comm::Expected> messages();
-
-  /// Waits until the sums of the last step are no longer being sent; then they may be overwritten.
-  Result<void> begin_step();
-  /// This rank's addends of `layer` are all there; `tied`: those of the layer to the tied part.
-  /// Starts every unit that became complete, strictly in the order that peers expect. Never blocks.
-  Result<void> done(std::int32_t layer, bool tied);
-  /// done() for all that is left, for a rank that stopped computing but still owes its peers.
-  Result<void> done_rest();
-  /// Lets arrived sums be added; never blocks.
-  Result<void> progress();
-  /// Returns when this rank's owned blocks of all its units hold the sums over their members.
-  /// REQUIRES: every unit is done.
-  Result<void> finish();
+  std::int64_t buffer_bytes() const override;
+  std::vector<comm::Expected> messages() override;
+  Result<void> begin_step() override;
+  Result<void> done(std::int32_t layer, bool tied) override;
+  Result<void> done_rest() override;
+  Result<void> progress() override;
+  Result<void> finish() override;
 
  private:
   struct Incoming {
@@ -61,7 +51,6 @@ class Reducer {
     device::Buffer buffer;
   };
   struct Progress {  // of a unit
-    bool awaits_home = false, awaits_tied = false;
     bool started = false;
     std::int32_t next_member = 0;  // fast mode: whose addend comes next
   };
@@ -81,6 +70,7 @@ class Reducer {
   const layout::BlockTable& blocks_;
   GradSums& sums_;
   Nanoseconds timeout_;
+  AwaitedSums awaited_;
   std::vector<Peer> peers_;
   std::vector<Progress> progress_;
   std::size_t started_ = 0;  // units, of order_of(self)

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <functional>
 #include <vector>
 
 #include "tests/support/elastic.h"
@@ -43,8 +44,9 @@ class DeviceTraining : public ::testing::Test {
     return run;
   }
   /// Eight ranks in two stages, one of which dies at each of six points: steps as in `undisturbed`.
-  void expect_survival(app::MakeRankDevice device,
-                       const std::vector<app::StepReport>& undisturbed) {
+  /// `prepare` may change what each run is given.
+  void expect_survival(app::MakeRankDevice device, const std::vector<app::StepReport>& undisturbed,
+                       const std::function<void(ElasticOptions&)>& prepare = {}) {
     app::Config recipe = config();
     recipe.parallel.pp = 2;
     for (const Point point : {Point::after_forward, Point::before_reduce, Point::after_log,
@@ -56,11 +58,12 @@ class DeviceTraining : public ::testing::Test {
         faults = {{.rank = 3, .point = Point::before_commit, .hit = 2},
                   {.rank = 0, .point = point}};
       }
-      const ElasticRun run =
-          train_elastic(recipe, {.ranks = 8,
-                                 .faults = faults,
-                                 .make_device = device,
-                                 .copies = static_cast<std::int32_t>(recipe.elastic.copies)});
+      ElasticOptions options{.ranks = 8,
+                             .faults = faults,
+                             .make_device = device,
+                             .copies = static_cast<std::int32_t>(recipe.elastic.copies)};
+      if (prepare) prepare(options);
+      const ElasticRun run = train_elastic(recipe, options);
       EXPECT_EQ(run.failure + run.wrong, "");
       EXPECT_EQ(run.fired, std::ssize(faults));
       expect_equal(run.steps, undisturbed);

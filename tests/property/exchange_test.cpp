@@ -64,7 +64,7 @@ class RankRun {
         gatherer_(world, exchange_, made.blocks, working_, kTimeout) {}
 
   Result<void> run() {
-    gatherer_.start({Step{0}, Generation{}});  // as after a restore
+    EW_TRY(gatherer_.start({Step{0}, Generation{}}));  // as after a restore
     for (std::int64_t step = 1; step <= kSteps; ++step) {
       EW_TRY(reducer_.begin_step());
       sums_.begin_step();
@@ -73,7 +73,7 @@ class RankRun {
       check_sums(step);
       EW_TRY(gatherer_.begin_apply());
       for (const HeldBlock& owned : shard_.owned()) set_working(owned.block, step);
-      gatherer_.start({Step{step}, Generation{}});
+      EW_TRY(gatherer_.start({Step{step}, Generation{}}));
       EW_TRY(check_weights(step));
     }
     EW_TRY(gatherer_.begin_apply());

@@ -252,7 +252,8 @@ void run_rank(const app::Config& config, Campaign& campaign, comm::World& inner)
                           .domains = options.domains,
                           .limits = options.limits,
                           .fill_elems = options.fill_elems,
-                          .faults = faults_of(campaign.injectors[rank])},
+                          .faults = faults_of(campaign.injectors[rank]),
+                          .make_lanes = options.make_lanes},
                          world);
   if (done)
     campaign.run.summaries[rank] = std::move(done->summary);

@@ -53,6 +53,7 @@ struct ElasticOptions {
   Nanoseconds latency_max = 50'000;
   FileSystem* files = nullptr;
   std::function<void(comm::SimulationControl&)> control;  // more faults; may be empty
+  MakeLanes make_lanes;                                   // empty: none
 };
 
 struct ElasticRun {

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -52,13 +53,16 @@ class FakeStream final : public device::Stream {
   void zero(void* at, std::int64_t bytes) override;
   device::Mark mark() override { return device::Mark{issued_}; }
   bool reached(device::Mark mark) override;
-  void follow(device::Stream&, device::Mark) override;
+  /// What is issued from now on runs only when `other` has passed `mark`.
+  void follow(device::Stream& other, device::Mark mark) override;
   std::unique_ptr<device::Stream> beside() override {
     return std::make_unique<FakeStream>(nccl_, world_rank_, clock_);
   }
   std::unique_ptr<device::Stopwatch> stopwatch(const Clock& clock) override {
     return device::host_stopwatch(clock);
   }
+  /// Done on the host when it comes first in line.
+  void enqueue(std::function<void()> run);
 
  private:
   friend class FakeNccl;
@@ -67,6 +71,8 @@ class FakeStream final : public device::Stream {
   Clock& clock_;
   std::deque<std::shared_ptr<FakeOp>> ops_;
   std::uint64_t issued_ = 0, done_ = 0;
+  device::Stream* followed_ = nullptr;
+  device::Mark after_{};
 };
 
 class FakeNccl {
@@ -84,6 +90,8 @@ class FakeNccl {
   NcclFaults& faults(int world_rank) { return rank(world_rank).faults; }
   /// The rank's process has ended: its operations never meet those of others.
   void died(int world_rank) { rank(world_rank).dead = true; }
+  /// Asked whether a rank's process lives, from now on.
+  void ask_alive(std::function<bool(int world_rank)> alive) { alive_ = std::move(alive); }
 
   /// What was done against the rules, in order.
   const std::vector<std::string>& misuse() const { return misuse_; }
@@ -111,6 +119,9 @@ class FakeNccl {
 
   void note(int world_rank, std::string what);
   int some_polls();
+  bool dead(int world_rank) const {
+    return ranks_[static_cast<std::size_t>(world_rank)].dead || (alive_ && !alive_(world_rank));
+  }
   bool usable(int world_rank, ncclComm_t comm, const char* call);
   void add_calls(comm::NcclTable& table, int world_rank, Clock& clock);
   void add_operations(comm::NcclTable& table, int world_rank);
@@ -125,14 +136,17 @@ class FakeNccl {
   ncclResult_t issue(int world_rank, std::shared_ptr<FakeOp> op);
   void drop_ops(ncclComm_t comm);
   bool can_run(const FakeOp& op, Nanoseconds now) const;
+  bool run_local(FakeStream& stream);
   bool run_collective(FakeClique& clique, Nanoseconds now);
   bool run_messages(FakeClique& clique, Nanoseconds now);
   bool in_use(const ncclComm* comm) const;
 
   std::uint64_t seed_;
   std::uint64_t draws_ = 0;
+  std::vector<FakeStream*> streams_;
   std::int64_t ids_made_ = 0;
   std::vector<Rank> ranks_;
+  std::function<bool(int)> alive_;
   std::map<std::int64_t, std::unique_ptr<FakeClique>> cliques_;  // by unique id
   std::vector<std::unique_ptr<ncclComm>> comms_;  // released ones too: to tell misuse
   std::vector<std::string> misuse_;

@@ -57,8 +57,11 @@ void spoil(FakeOp& op) {
 }  // namespace
 
 FakeStream::FakeStream(FakeNccl& nccl, int world_rank, Clock& clock)
-    : nccl_(nccl), world_rank_(world_rank), clock_(clock) {}
+    : nccl_(nccl), world_rank_(world_rank), clock_(clock) {
+  nccl_.streams_.push_back(this);
+}
 FakeStream::~FakeStream() {
+  std::erase(nccl_.streams_, this);
   for (const auto& op : ops_) op->stream = nullptr;
 }
 void FakeStream::synchronize() {
@@ -70,8 +73,18 @@ void FakeStream::copy(void*, const void*, std::int64_t) {
 void FakeStream::zero(void*, std::int64_t) {
   nccl_.note(world_rank_, "the fake stream clears nothing");
 }
-void FakeStream::follow(device::Stream&, device::Mark) {
-  nccl_.note(world_rank_, "the fake stream follows nobody");
+void FakeStream::follow(device::Stream& other, device::Mark mark) {
+  followed_ = &other;
+  after_ = mark;
+}
+
+void FakeStream::enqueue(std::function<void()> run) {
+  ops_.push_back(std::make_shared<FakeOp>(FakeOp{.kind = Kind::local,
+                                                 .run = std::move(run),
+                                                 .stream = this,
+                                                 .followed = followed_,
+                                                 .after = after_}));
+  ++issued_;
 }
 
 bool FakeStream::reached(device::Mark mark) {
@@ -153,6 +166,8 @@ ncclResult_t FakeNccl::issue(int world_rank, std::shared_ptr<FakeOp> op) {
   op->issued = comm.clock->now();
   op->broken = mine.ops++ == mine.faults.error_at_op;
   comm.ops.push_back(op);
+  op->followed = op->stream->followed_;
+  op->after = op->stream->after_;
   op->stream->ops_.push_back(op);
   ++op->stream->issued_;
   if (op->broken) {
@@ -160,7 +175,10 @@ ncclResult_t FakeNccl::issue(int world_rank, std::shared_ptr<FakeOp> op) {
     return ncclSuccess;  // found out later, as by a network thread
   }
   const int polls = some_polls();
-  if (!mine.faults.op_stays_in_progress && polls == 0) return ncclSuccess;
+  comm.to_meet.clear();
+  for (const FakeMessage& message : op->messages)
+    if (comm.named.insert(message.peer).second) comm.to_meet.insert(message.peer);
+  if (!mine.faults.op_stays_in_progress && polls == 0 && comm.to_meet.empty()) return ncclSuccess;
   comm.begin(FakeComm::Doing::op, polls, mine.faults.op_stays_in_progress);
   return ncclInProgress;
 }
@@ -175,15 +193,27 @@ void FakeNccl::drop_ops(ncclComm_t comm) {
 
 bool FakeNccl::can_run(const FakeOp& op, Nanoseconds now) const {
   const FakeComm& comm = *op.comm;
-  if (ranks_[static_cast<std::size_t>(comm.world_rank)].dead || op.broken || comm.revoked)
-    return false;
+  if (dead(comm.world_rank) || op.broken || comm.revoked) return false;
   if (comm.state != ncclSuccess || comm.ops.front().get() != &op || op.stream == nullptr)
     return false;
   // Behind operations of other communicators in the same stream?
   const auto& queued = op.stream->ops_;
   const auto first =
       std::find_if(queued.begin(), queued.end(), [](const auto& ahead) { return !ahead->done; });
-  return first->get() == &op && now >= op.issued + kLatency;
+  return first->get() == &op && now >= op.issued + kLatency &&
+         (op.followed == nullptr || op.followed->reached(op.after));
+}
+
+bool FakeNccl::run_local(FakeStream& stream) {
+  bool moved = false;
+  for (const auto& op : stream.ops_) {
+    if (op->done) continue;
+    if (op->kind != Kind::local || dead(stream.world_rank_)) break;
+    if (op->followed != nullptr && !op->followed->reached(op->after)) break;
+    op->run();
+    op->done = moved = true;
+  }
+  return moved;
 }
 
 bool FakeNccl::run_collective(FakeClique& clique, Nanoseconds now) {
@@ -240,6 +270,7 @@ bool FakeNccl::run_messages(FakeClique& clique, Nanoseconds now) {
 void FakeNccl::progress(Nanoseconds now) {
   for (bool moved = true; moved;) {
     moved = false;
+    for (FakeStream* stream : streams_) moved |= run_local(*stream);
     for (const auto& [number, clique] : cliques_) {
       moved |= run_collective(*clique, now);
       moved |= run_messages(*clique, now);

@@ -3,7 +3,9 @@
 
 #include <algorithm>
 #include <deque>
+#include <functional>
 #include <memory>
+#include <set>
 #include <vector>
 
 #include "tests/support/fake_nccl.h"
@@ -21,14 +23,17 @@ struct FakeMessage {
 };
 
 struct FakeOp {
-  enum class Kind : std::uint8_t { all_reduce, reduce_scatter, all_gather, messages };
+  enum class Kind : std::uint8_t { all_reduce, reduce_scatter, all_gather, messages, local };
   Kind kind = Kind::messages;
   const void* in = nullptr;
   void* out = nullptr;
   std::size_t count = 0;  // as the call of this kind counts
   std::vector<FakeMessage> messages;
+  std::function<void()> run;  // of a local one, which belongs to no communicator
   FakeComm* comm = nullptr;
   FakeStream* stream = nullptr;
+  device::Stream* followed = nullptr;  // null: nobody
+  device::Mark after{};
   Nanoseconds issued = 0;
   bool broken = false;  // never runs
   bool done = false;
@@ -47,6 +52,9 @@ struct FakeComm {
   bool hangs = false;
   bool revoke_tried = false, revoked = false, finalized = false, released = false;
   std::deque<std::shared_ptr<FakeOp>> ops;
+  // Members it has ever exchanged messages with, and those whose first message it waits for: two
+  // members are connected when both have named each other.
+  std::set<int> named, to_meet;
 
   void begin(Doing what, int polls, bool for_ever) {
     state = ncclInProgress;
@@ -68,6 +76,8 @@ struct FakeClique {
 inline bool FakeComm::others_came() const {
   return std::all_of(clique->members.begin(), clique->members.end(), [this](const FakeComm* other) {
     if (doing == Doing::init) return other != nullptr;
+    if (doing == Doing::op && other != nullptr && to_meet.contains(other->member))
+      return other->named.contains(member);
     return doing != Doing::finalize || other->finalized;
   });
 }

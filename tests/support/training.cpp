@@ -111,6 +111,8 @@ Result<RankRun> train_on_device(const app::Config& config, const RankOptions& op
   std::optional<comm::StagedWorld> staged;
   if (!machine.stream.device().host_reads()) staged.emplace(bare_world, machine.stream);
   comm::World& world = staged ? *staged : bare_world;
+  const std::unique_ptr<comm::DeviceLanes> lanes =
+      options.make_lanes ? options.make_lanes(bare_world, world, machine) : nullptr;
   EW_ASSIGN(const data::TokenSet tokens,
             data::TokenSet::open(config.data.train, data::TokenFormat::nanogpt));
   std::optional<data::TokenSet> val;
@@ -129,7 +131,8 @@ Result<RankRun> train_on_device(const app::Config& config, const RankOptions& op
                                         .checkpoint = checkpoint ? &*checkpoint : nullptr,
                                         .plan = options.plan,
                                         .board = options.board,
-                                        .faults = options.faults}));
+                                        .faults = options.faults,
+                                        .lanes = lanes.get()}));
   std::optional<Error> failure;
   if (checkpoint && world.world_rank() == 0)
     if (auto prepared = app::prepare_checkpoints(*options.files, kCheckpoints, app::Start::resume,
@@ -186,7 +189,8 @@ SimulatedRun train_simulated(const app::Config& config, const SimulatedWorld& op
                         .loss_chunk_tokens = options.loss_chunk_tokens,
                         .files = files,
                         .plan = options.plan,
-                        .stop = world.world_rank() == options.stop_rank ? options.stop : nullptr},
+                        .stop = world.world_rank() == options.stop_rank ? options.stop : nullptr,
+                        .make_lanes = options.make_lanes},
                        world);
         if (!done) run.errors[rank] = done.error();
         if (rank != 0 || !done) return;

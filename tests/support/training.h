@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -45,6 +46,10 @@ struct SimulatedRun {
   std::vector<std::optional<Error>> errors;  // by rank; empty when the rank ended well
 };
 
+/// A rank's lanes; the worlds (`front` is before `world`, or is it) and the machine outlive them.
+using MakeLanes = std::function<std::unique_ptr<comm::DeviceLanes>(
+    comm::World& world, comm::World& front, const kernels::Machine& machine)>;
+
 struct SimulatedWorld {
   int ranks = 1;
   int threads = 1;  // compute threads of each rank
@@ -57,6 +62,7 @@ struct SimulatedWorld {
   bool (*stop)() = nullptr;            // asked by rank `stop_rank` alone
   int stop_rank = 0;
   std::function<ProbeHook(int world_rank)> probe;  // as SimulationOptions'
+  MakeLanes make_lanes;                            // empty: none
 };
 
 /// Where checkpoints of test runs go.
@@ -84,6 +90,7 @@ struct RankOptions {
   plan::RankLimits limits;
   std::int64_t fill_elems = 0;
   app::RankFaults faults;
+  MakeLanes make_lanes;  // empty: none
 };
 Result<RankRun> train_rank(const app::Config& config, const RankOptions& options,
                            comm::World& world);

@@ -235,5 +235,71 @@ TEST_F(CudaArithmeticTest, WrongSizesAreBugs) {
   EXPECT_EXIT(arithmetic_->sum_rows({}, out.mat()), ::testing::ExitedWithCode(70), "0 addends");
 }
 
+/// Pieces of unlike lengths, more than one launch takes, one behind the other from `first` on, each
+/// at a multiple of 16 bytes.
+struct Places {
+  std::vector<std::pair<std::int64_t, std::int64_t>> begin_count;  // elements
+  std::int64_t end = 0;
+};
+template <typename T>
+Places places(std::int64_t first, std::size_t pieces) {
+  constexpr auto kLanes = static_cast<std::int64_t>(16 / sizeof(T));
+  Places places{.begin_count = {}, .end = first};
+  for (std::size_t i = 0; i < pieces; ++i) {
+    const auto count = static_cast<std::int64_t>(kCounts[i % std::size(kCounts)] + i / 10);
+    places.begin_count.emplace_back(places.end, count);
+    places.end += (count + kLanes - 1) / kLanes * kLanes + (i % 2 == 0 ? 0 : kLanes);
+  }
+  return places;
+}
+
+template <typename T>
+std::vector<std::byte> added_pieces(const Side& side, const std::vector<T>& numbers,
+                                    std::size_t pieces, std::int64_t first, std::int64_t addends) {
+  const Places at = places<T>(first, pieces);
+  const std::int64_t stride = at.end - first;
+  DeviceVector<T> into(side.stream, std::vector<T>(numbers.begin(), numbers.begin() + at.end));
+  DeviceVector<T> from(side.stream,
+                       std::vector<T>(numbers.begin(), numbers.begin() + first + addends * stride));
+  std::vector<PieceSum<T>> sums;
+  for (const auto& [begin, count] : at.begin_count)
+    sums.push_back({into.span().data() + begin, from.span().data() + begin, count});
+  side.arithmetic.add_pieces(std::span<const PieceSum<T>>(sums), stride, addends);
+  return bytes_of(into.get());
+}
+
+TEST_F(CudaArithmeticTest, AddsPiecesInTheOrderOfAddends) {
+  const auto whole = whole_numbers(1 << 20, 5);
+  const auto wild = wild_floats(1 << 20, 6);
+  for (const std::size_t pieces : {0, 1, 120, 121})
+    for (const std::int64_t first : {0, 1})
+      for (const std::int64_t addends : {0, 3}) {
+        SCOPED_TRACE(pieces);
+        expect_same_bits(
+            [&](const Side& side) { return added_pieces(side, whole, pieces, first, addends); });
+        expect_same_bits(
+            [&](const Side& side) { return added_pieces(side, wild, pieces, first, addends); });
+      }
+}
+
+TEST_F(CudaArithmeticTest, CopiesPiecesAndNothingBesideThem) {
+  const auto numbers = wild_floats(1 << 20, 7);
+  for (const std::size_t pieces : {0, 1, 120, 121})
+    for (const std::int64_t first : {0, 1})
+      expect_same_bits([&](const Side& side) {
+        const Places at = places<float>(first, pieces);
+        const auto size = static_cast<std::ptrdiff_t>(at.end + 8);
+        DeviceVector<float> from(side.stream, {numbers.begin(), numbers.begin() + size});
+        DeviceVector<float> to(side.stream, std::vector<float>(static_cast<std::size_t>(size)));
+        std::vector<PieceCopy> copies;
+        for (const auto& [begin, count] : at.begin_count)
+          copies.push_back({reinterpret_cast<const std::byte*>(from.span().data() + begin),
+                            reinterpret_cast<std::byte*>(to.span().data() + begin), count * 4 - 1});
+        std::erase_if(copies, [](const PieceCopy& copy) { return copy.bytes < 0; });
+        side.arithmetic.copy_pieces(copies);
+        return bytes_of(to.get());
+      });
+}
+
 }  // namespace
 }  // namespace elaswave::device

@@ -58,6 +58,7 @@ std::string text_of(Body body) {
 
 TEST_F(CudaDeviceTest, SaysWhatItIs) {
   EXPECT_THAT(device_->name(), AllOf(HasSubstr("emulated GPU"), HasSubstr("132 SMs")));
+  EXPECT_EQ(device_->bus_id(), "0000:01:00.0");
   EXPECT_FALSE(device_->host_reads());
   EXPECT_EQ(device_->index(), 0);
 }

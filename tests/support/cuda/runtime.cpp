@@ -109,6 +109,14 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int dev
   });
 }
 
+cudaError_t cudaDeviceGetPCIBusId(char* text, int size, int device) {
+  return call([&](Machine& machine) {
+    if (!has_device(machine, device)) return cudaErrorInvalidDevice;
+    std::snprintf(text, static_cast<std::size_t>(size), "0000:%02x:00.0", device + 1);
+    return cudaSuccess;
+  });
+}
+
 cudaError_t cudaMemGetInfo(std::size_t* free_bytes, std::size_t* total_bytes) {
   return call([&](Machine& machine) {
     *total_bytes = machine.options().device_bytes;
