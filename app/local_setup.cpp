@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <initializer_list>
 #include <new>
+#include <optional>
 #include <thread>
 
 #include "app/commands.h"
@@ -15,14 +17,20 @@
 namespace elaswave::app {
 namespace {
 
-// Set by Open MPI's launchers.
+/// The first of the variables that is set, as a number.
+std::optional<int> first_number(std::initializer_list<const char*> variables) {
+  for (const char* variable : variables)
+    if (const char* text = std::getenv(variable)) return std::atoi(text);
+  return std::nullopt;
+}
+
+// Set by Open MPI's launchers, and by Slurm's where srun starts the ranks itself.
 int ranks_on_host() {
-  const char* local_size = std::getenv("OMPI_COMM_WORLD_LOCAL_SIZE");
-  return std::max(1, local_size != nullptr ? std::atoi(local_size) : 1);
+  return std::max(
+      1, first_number({"OMPI_COMM_WORLD_LOCAL_SIZE", "SLURM_STEP_TASKS_PER_NODE"}).value_or(1));
 }
 int rank_on_host() {
-  const char* local_rank = std::getenv("OMPI_COMM_WORLD_LOCAL_RANK");
-  return std::max(0, local_rank != nullptr ? std::atoi(local_rank) : 0);
+  return std::max(0, first_number({"OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID"}).value_or(0));
 }
 
 /// Cores of this host shared fairly among its ranks: oversubscribed compute threads only get in
