@@ -52,13 +52,16 @@ Console::Rows start_rows(const Settings& settings, const LocalSetup& setup,
       {"work",
        fmt::format("{} flop a step", count_text(spec::training_flops_per_token(model) *
                                                 static_cast<double>(spec.tokens_per_step())))},
-      {"numerics", fmt::format("{}, class {}, fingerprint {:016x}", settings.config.numerics.mode,
-                               setup.identity.numeric_class, setup.identity.fingerprint)},
+      {"numerics",
+       fmt::format("{}, stored in {}, class {}, fingerprint {:016x}", settings.config.numerics.mode,
+                   name(spec.storage), setup.identity.numeric_class, setup.identity.fingerprint)},
       {"checkpoints", checkpoint_row(spec, restored)},
       {"steps", fmt::format("{}, seed {}", spec.steps, spec.seed)},
       {"launcher", launcher_note()},
       {"start", timeline},
   };
+  if (settings.config.device.kind == "cuda" && model.dropout > 0)
+    rows.emplace_back("attention", "with dropout, by kernels slower than cuDNN's, which has none");
   const auto add_memory = [&](std::string_view of, spec::Side side) {
     rows.emplace_back(fmt::format("{} (a rank)", of),
                       fmt::format("{}: {}", bytes_text(setup.memory.total(side)),
