@@ -152,9 +152,9 @@ Result<void> Engine::connect() {
 
 Result<void> Engine::connect_links() {
   const std::int32_t self = parts_.world.world_rank();
-  const std::vector<pipeline::Link> links = pipeline::links(parts_.plan);
+  const std::vector<pipeline::RankLink> links = pipeline::links(parts_.plan);
   for (std::int32_t number = 0; number < pipeline::lane_count(links); ++number) {
-    const auto mine = std::ranges::find_if(links, [&](const pipeline::Link& link) {
+    const auto mine = std::ranges::find_if(links, [&](const pipeline::RankLink& link) {
       return link.lane == number && (link.from == self || link.to == self);
     });
     std::vector<int> peer;

@@ -128,10 +128,10 @@ class Host final : public comm::ControlHandler {
  private:
   void look(Nanoseconds now) {
     if (fenced_ || judged_ == Judged::no) return watchdog_.pause();
-    const std::optional<Verdict> verdict = watchdog_.look(look_at(recorder_, world_rank_), now);
+    const std::optional<WaitVerdict> verdict = watchdog_.look(look_at(recorder_, world_rank_), now);
     if (!verdict) return;
     const std::string text = text_of(*verdict, recorder_, now);
-    if (verdict->kind == Verdict::Kind::in_vain) {
+    if (verdict->kind == WaitVerdict::Kind::in_vain) {
       log_warn("{}", text);
       return accuse(verdict->peer, now);
     }

@@ -70,12 +70,12 @@ Sight look_at(const FlightRecorder& recorder, std::int32_t world_rank) {
   return sight;
 }
 
-std::string text_of(const Verdict& verdict, const FlightRecorder& recorder, Nanoseconds now) {
+std::string text_of(const WaitVerdict& verdict, const FlightRecorder& recorder, Nanoseconds now) {
   const std::string limit = fmt::format("for {:.1f} s, the limit is {:.1f} s (elastic.hang_ms)",
                                         seconds(verdict.lasted), seconds(verdict.limit));
-  if (verdict.kind == Verdict::Kind::in_vain)
+  if (verdict.kind == WaitVerdict::Kind::in_vain)
     return fmt::format("waiting for rank {} {}; asking its agent", verdict.peer, limit);
-  if (verdict.kind == Verdict::Kind::hung)
+  if (verdict.kind == WaitVerdict::Kind::hung)
     return fmt::format(
         "this process hangs: its compute thread waits for no rank and has done nothing {}; newest "
         "first it did: {}; the process ends, the others go on without it",
@@ -110,7 +110,7 @@ void Watchdog::measure_lateness(Nanoseconds late, Nanoseconds now) {
   late_now_ = std::max(late_now_, late);
 }
 
-std::optional<Verdict> Watchdog::look(const Sight& sight, Nanoseconds now) {
+std::optional<WaitVerdict> Watchdog::look(const Sight& sight, Nanoseconds now) {
   if (looked_at_ < 0) {
     looked_at_ = now;
     work_ = {.sign = sight.sign};
@@ -131,13 +131,13 @@ std::optional<Verdict> Watchdog::look(const Sight& sight, Nanoseconds now) {
 
   const Nanoseconds most = limit();
   if (turns_.lasted > most)
-    return Verdict{.kind = Verdict::Kind::stuck, .lasted = turns_.lasted, .limit = most};
+    return WaitVerdict{.kind = WaitVerdict::Kind::stuck, .lasted = turns_.lasted, .limit = most};
   if (work_.lasted > most)
-    return Verdict{.kind = Verdict::Kind::hung, .lasted = work_.lasted, .limit = most};
+    return WaitVerdict{.kind = WaitVerdict::Kind::hung, .lasted = work_.lasted, .limit = most};
   // Whoever hangs ends itself first: then there is nobody to ask about.
   if (waited_ <= 2 * most) return std::nullopt;
-  const Verdict verdict{
-      .kind = Verdict::Kind::in_vain, .lasted = waited_, .limit = most, .peer = sight.peer};
+  const WaitVerdict verdict{
+      .kind = WaitVerdict::Kind::in_vain, .lasted = waited_, .limit = most, .peer = sight.peer};
   waited_ = most;
   return verdict;
 }

@@ -26,7 +26,7 @@ struct Sight {
 };
 Sight look_at(const FlightRecorder& recorder, std::int32_t world_rank);
 
-struct Verdict {
+struct WaitVerdict {
   enum class Kind : std::uint8_t {
     hung,     // the compute thread gives no sign and waits for nobody
     stuck,    // the communication thread does not come back from the transport
@@ -38,7 +38,7 @@ struct Verdict {
 };
 
 /// One line for the log: what hangs, for how long, and the last entries of the recorder.
-std::string text_of(const Verdict& verdict, const FlightRecorder& recorder, Nanoseconds now);
+std::string text_of(const WaitVerdict& verdict, const FlightRecorder& recorder, Nanoseconds now);
 
 class Watchdog {
  public:
@@ -48,7 +48,7 @@ class Watchdog {
   /// Time counts only as far as this is called: of a late look, one interval. A process that was
   /// stopped or starved, and its watchdog with it, is not hung. The first look and every one after
   /// a pause() begin anew. A wait in vain is told after two limits, then once in each.
-  std::optional<Verdict> look(const Sight& sight, Nanoseconds now);
+  std::optional<WaitVerdict> look(const Sight& sight, Nanoseconds now);
   void pause() { looked_at_ = -1; }
   /// At least the bound; 8 times the longest pause between two signs that this process has come
   /// back from, and 8 times this watchdog's own lateness, which counts up to the bound.

@@ -64,6 +64,8 @@ class Gemm {
                                               std::string_view table_rows = tuned_gemm_rows(),
                                               std::int64_t sink_bytes = kSinkBytes);
   ~Gemm();
+  Gemm(const Gemm&) = delete;
+  Gemm& operator=(const Gemm&) = delete;
 
   /// C = product (+ bias_N to every row when it is not empty), stored as c's type. c is f32, or of
   /// the operands' type. With a bf16 result the bias is rounded to bf16 first: cuBLASLt takes a

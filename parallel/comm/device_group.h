@@ -52,6 +52,7 @@ class DeviceGroup {
  public:
   DeviceGroup(const DeviceGroup&) = delete;
   DeviceGroup& operator=(const DeviceGroup&) = delete;
+  ~DeviceGroup() = default;
 
   const Group& group() const { return group_; }
   int size() const { return group_.size(); }

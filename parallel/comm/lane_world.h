@@ -23,6 +23,7 @@ class LaneWorld final : public World {
   LaneWorld(World& inner, Nanoseconds timeout) : inner_(inner), timeout_(timeout) {}
   LaneWorld(const LaneWorld&) = delete;
   LaneWorld& operator=(const LaneWorld&) = delete;
+  ~LaneWorld() override = default;
 
   /// From now on messages to, or from, `peer` travel by `lane`. Both ends do so before the first.
   void link(int peer, Direction direction, DeviceLane& lane) { links_[{peer, direction}] = &lane; }

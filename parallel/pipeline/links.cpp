@@ -30,8 +30,8 @@ std::set<Pair> pairs(const layout::Plan& plan) {
 
 }  // namespace
 
-std::vector<Link> links(const layout::Plan& plan) {
-  std::vector<Link> links;
+std::vector<RankLink> links(const layout::Plan& plan) {
+  std::vector<RankLink> links;
   std::map<std::int32_t, std::set<std::int32_t>> taken;  // lanes, by rank
   for (const auto& [from, to] : pairs(plan)) {
     std::int32_t lane = 0;
@@ -44,9 +44,9 @@ std::vector<Link> links(const layout::Plan& plan) {
   return links;
 }
 
-std::int32_t lane_count(const std::vector<Link>& links) {
+std::int32_t lane_count(const std::vector<RankLink>& links) {
   std::int32_t count = 0;
-  for (const Link& link : links) count = std::max(count, link.lane + 1);
+  for (const RankLink& link : links) count = std::max(count, link.lane + 1);
   return count;
 }
 

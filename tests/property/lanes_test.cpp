@@ -130,9 +130,9 @@ TEST_F(LanesTest, units_are_cut_and_packed) {
 
 /// Of every message of a plan, except where lanes run out.
 void expect_sound_links(const layout::Plan& plan, bool all) {
-  const std::vector<pipeline::Link> links = pipeline::links(plan);
+  const std::vector<pipeline::RankLink> links = pipeline::links(plan);
   std::set<std::pair<std::int32_t, std::int32_t>> pairs, taken;
-  for (const pipeline::Link& link : links) {
+  for (const pipeline::RankLink& link : links) {
     EXPECT_TRUE(pairs.insert({link.from, link.to}).second);
     for (const std::int32_t rank : {link.from, link.to})
       EXPECT_TRUE(taken.insert({rank, link.lane}).second) << "rank " << rank;

@@ -22,7 +22,7 @@ struct Process {
   Sight sight{.sign = 1, .turns = 1};
   Watchdog watchdog{kLimit, kLook};
   Nanoseconds now = 5 * kSecond;
-  std::vector<Verdict> verdicts;
+  std::vector<WaitVerdict> verdicts;
 
   void look_after(Nanoseconds time) {
     now += time;
@@ -57,7 +57,7 @@ TEST(Watchdog, NoSignOutsideAWaitIsAHang) {
   EXPECT_TRUE(process.verdicts.empty());
   process.run(4 * kLook, Process::turns);
   ASSERT_FALSE(process.verdicts.empty());
-  EXPECT_EQ(process.verdicts[0].kind, Verdict::Kind::hung);
+  EXPECT_EQ(process.verdicts[0].kind, WaitVerdict::Kind::hung);
   EXPECT_GT(process.verdicts[0].lasted, kLimit);
 }
 
@@ -68,7 +68,7 @@ TEST(Watchdog, ALoopThatDoesNotTurnIsStuckWhateverTheOtherThreadDoes) {
     if (waits) process.wait_for(3);
     process.run(2 * kLimit, waits ? Process::none : Process::work);
     ASSERT_FALSE(process.verdicts.empty());
-    EXPECT_EQ(process.verdicts[0].kind, Verdict::Kind::stuck);
+    EXPECT_EQ(process.verdicts[0].kind, WaitVerdict::Kind::stuck);
   }
 }
 
@@ -85,8 +85,8 @@ TEST(Watchdog, WhoWaitsIsNotHungButAsksOnceInALimit) {
   process.wait_for(6);
   process.run(10 * kLimit + 20 * kLook, Process::turns);
   ASSERT_EQ(process.verdicts.size(), 9u);  // after two, then one a limit
-  for (const Verdict& verdict : process.verdicts) {
-    EXPECT_EQ(verdict.kind, Verdict::Kind::in_vain);
+  for (const WaitVerdict& verdict : process.verdicts) {
+    EXPECT_EQ(verdict.kind, WaitVerdict::Kind::in_vain);
     EXPECT_EQ(verdict.peer, 6);
   }
   process.verdicts.clear();
@@ -202,16 +202,17 @@ TEST(Watchdog, SaysWhatHangsAndWhatItDidLast) {
                               .kind = FlightKind::receive,
                               .detail = static_cast<std::uint8_t>(comm::Channel::pipeline),
                               .peer = 5});
-  Verdict verdict{.kind = Verdict::Kind::hung, .lasted = 90 * kSecond, .limit = 60 * kSecond};
+  WaitVerdict verdict{
+      .kind = WaitVerdict::Kind::hung, .lasted = 90 * kSecond, .limit = 60 * kSecond};
   const std::string hung = text_of(verdict, recorder, 100 * kSecond);
   EXPECT_THAT(hung, HasSubstr("compute thread"));
   EXPECT_THAT(hung, HasSubstr("for 90.0 s, the limit is 60.0 s (elastic.hang_ms)"));
   EXPECT_THAT(hung, HasSubstr("2B13 in step 12 begun 99.000 s ago, not ended"));
   EXPECT_THAT(hung, Not(HasSubstr("\n")));
-  verdict.kind = Verdict::Kind::stuck;
+  verdict.kind = WaitVerdict::Kind::stuck;
   EXPECT_THAT(text_of(verdict, recorder, 100 * kSecond),
               HasSubstr("receive from rank 5 (pipeline) in step 11"));
-  verdict = {.kind = Verdict::Kind::in_vain, .lasted = kSecond, .limit = kSecond, .peer = 4};
+  verdict = {.kind = WaitVerdict::Kind::in_vain, .lasted = kSecond, .limit = kSecond, .peer = 4};
   EXPECT_THAT(text_of(verdict, recorder, 0), HasSubstr("waiting for rank 4"));
 }
 
