@@ -4,6 +4,7 @@
 
 #include "io/base/hash.h"
 #include "model/gpt/init.h"
+#include "model/gpt/trial_run.h"
 #include "model/gpt/whole_model.h"
 #include "model/optim/digest.h"
 #include "model/optim/update.h"
@@ -25,16 +26,6 @@ layout::Plan solo_plan(const layout::BlockTable& blocks) {
   plan.schedule.resize(1);
   plan.owner.assign(static_cast<std::size_t>(blocks.count()), 0);
   return plan;
-}
-
-std::vector<std::int32_t> random_tokens(std::int64_t count, std::int64_t vocab,
-                                        std::uint64_t which) {
-  const RandomStream stream = random_stream(kSeed, RandomUse::fingerprint, which);
-  std::vector<std::int32_t> tokens(static_cast<std::size_t>(count));
-  for (std::size_t i = 0; i < tokens.size(); ++i)
-    tokens[i] =
-        static_cast<std::int32_t>(random_word(stream, i) % static_cast<std::uint64_t>(vocab));
-  return tokens;
 }
 
 }  // namespace
@@ -73,8 +64,8 @@ Result<std::uint64_t> fingerprint(const kernels::Machine& machine, const spec::M
 
   std::vector<std::int64_t> positions(static_cast<std::size_t>(micro_batch));
   for (std::size_t i = 0; i < positions.size(); ++i) positions[i] = static_cast<std::int64_t>(i);
-  const auto ids = random_tokens(context.tokens(), config.vocab, 1);
-  const auto targets = random_tokens(context.tokens(), config.vocab, 2);
+  const auto ids = random_tokens(kSeed, context.tokens(), config.vocab, 1);
+  const auto targets = random_tokens(kSeed, context.tokens(), config.vocab, 2);
   const layers::MicroBatch batch{kSeed, Step{1}, positions, ids, targets, config.dropout};
   const auto at_once = [](std::int32_t) -> Result<void> { return {}; };
   EW_TRY(model.forward(batch, at_once));

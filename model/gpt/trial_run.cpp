@@ -19,16 +19,17 @@ std::vector<bool> parts_of_slice(const spec::Inventory& inventory, std::int32_t 
   return held;
 }
 
-std::vector<std::int32_t> tokens_of(std::int64_t count, std::int64_t vocab, std::uint64_t which) {
-  const RandomStream stream = random_stream(kSeed, RandomUse::fingerprint, which);
+}  // namespace
+
+std::vector<std::int32_t> random_tokens(std::uint64_t seed, std::int64_t count, std::int64_t vocab,
+                                        std::uint64_t which) {
+  const RandomStream stream = random_stream(seed, RandomUse::fingerprint, which);
   std::vector<std::int32_t> tokens(static_cast<std::size_t>(count));
   for (std::size_t i = 0; i < tokens.size(); ++i)
     tokens[i] =
         static_cast<std::int32_t>(random_word(stream, i) % static_cast<std::uint64_t>(vocab));
   return tokens;
 }
-
-}  // namespace
 
 TrialRun::TrialRun(const kernels::Machine& machine, const TrialSpec& spec)
     : machine_(machine),
@@ -82,8 +83,8 @@ void TrialRun::fill_weights(std::int32_t part) {
 Result<void> TrialRun::run() {
   std::vector<std::int64_t> positions(static_cast<std::size_t>(micro_batch_));
   for (std::size_t i = 0; i < positions.size(); ++i) positions[i] = static_cast<std::int64_t>(i);
-  const auto ids = tokens_of(context_.tokens(), config_.vocab, 1);
-  const auto targets = tokens_of(context_.tokens(), config_.vocab, 2);
+  const auto ids = random_tokens(kSeed, context_.tokens(), config_.vocab, 1);
+  const auto targets = random_tokens(kSeed, context_.tokens(), config_.vocab, 2);
   const layers::MicroBatch batch{kSeed, Step{1}, positions, ids, targets, config_.dropout};
   const auto at_once = [](std::int32_t) -> Result<void> { return {}; };
   sums_.begin_step();

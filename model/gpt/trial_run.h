@@ -13,6 +13,10 @@
 
 namespace elaswave::gpt {
 
+/// `count` ids below `vocab`, a function of (seed, which) alone.
+std::vector<std::int32_t> random_tokens(std::uint64_t seed, std::int64_t count, std::int64_t vocab,
+                                        std::uint64_t which);
+
 struct TrialSpec {
   spec::ModelConfig config;      // as deep as wanted: blocks are alike
   std::int64_t micro_batch = 0;  // samples
